@@ -1,0 +1,1 @@
+"""The node's agent: carries out orders through libvirt and reports what libvirt says."""

@@ -1,0 +1,45 @@
+"""Kubernetes' words for sizes ("512Mi", "2G") and whole bytes, both ways. Pure; used by models and messages."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+UNITS: Final = {
+    "": 1,
+    "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50,
+}  # fmt: skip
+PATTERN: Final = r"^[1-9][0-9]{0,14}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+_SHAPE: Final = re.compile(PATTERN)
+
+
+def to_bytes(text: str) -> int:
+    """The whole number of bytes that a quantity such as "512Mi" stands for; ValueError when it is no quantity."""
+    if not _SHAPE.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not a size: write a positive whole number and a unit of {', '.join(u for u in UNITS if u)}, "
+            'for example "512Mi" or "2Gi"'
+        )
+    digits = re.match(r"[0-9]+", text)
+    assert digits is not None  # the shape above begins with digits
+    return int(digits.group()) * UNITS[text[digits.end() :]]
+
+
+def from_bytes(count: int) -> str:
+    """The shortest exact quantity with a binary unit, for people: 536870912 → "512Mi"."""
+    for unit in ("Pi", "Ti", "Gi", "Mi", "Ki"):
+        if count and count % UNITS[unit] == 0:
+            return f"{count // UNITS[unit]}{unit}"
+    return str(count)
+
+
+def _checked(text: str) -> str:
+    to_bytes(text)
+    return text
+
+
+Quantity = Annotated[str, AfterValidator(_checked), Field(max_length=18, json_schema_extra={"pattern": PATTERN})]
+"""A size as people write it; use ``to_bytes`` for the number."""

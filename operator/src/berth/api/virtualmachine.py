@@ -1,0 +1,221 @@
+"""The VirtualMachine kind: what a user writes (``spec``) and what Berth answers (``status``).
+
+crd.py turns these models into the CustomResourceDefinition; rules that need two fields are both a CEL rule there and a
+validator here, so that the API server, the CLI and the controller say the same.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+from pydantic import Field
+
+from berth.api.base import Live, Model, NextBoot
+from berth.api.devices import Boot, CloudInit, Disk, Display, Nic, PodNetwork
+from berth.api.kubernetes import ObjectMeta, Placement, Probe
+from berth.api.quantity import Quantity
+
+KIND = "VirtualMachine"
+PLURAL = "virtualmachines"
+
+
+class Power(enum.StrEnum):
+    """What the user wants of the machine's power."""
+
+    ON = "On"
+    OFF = "Off"
+    PAUSED = "Paused"
+
+
+class Restart(enum.StrEnum):
+    """When a guest that ended by itself is started again."""
+
+    ALWAYS = "Always"
+    ON_FAILURE = "OnFailure"
+    NEVER = "Never"
+
+
+class Cpu(Model):
+    """The machine's processors."""
+
+    count: Annotated[int, NextBoot] = Field(1, ge=1, le=255, description="Number of virtual CPUs the guest sees.")
+    request: Annotated[str | None, NextBoot] = Field(
+        None,
+        pattern=r"^([1-9][0-9]*m|[0-9]+(\.[0-9]{1,3})?)$",
+        description='CPU the scheduler reserves on the node, as in a pod ("500m", "2"). Default: 100m per virtual CPU.',
+    )
+
+
+class Memory(Model):
+    """The machine's memory."""
+
+    size: Annotated[Quantity, NextBoot] = Field(
+        "512Mi", description='Memory the guest sees, for example "512Mi", "2Gi".'
+    )
+
+
+class Shutdown(Model):
+    """How a running guest is stopped."""
+
+    grace_period_seconds: Annotated[int, NextBoot] = Field(
+        60,
+        ge=0,
+        le=86400,
+        description="Seconds a guest has to shut down after the ACPI power button, before it is cut off.",
+    )
+
+
+class Probes(Model):
+    """Probes that kubelet runs against the guest, through the pod IP."""
+
+    startup: Annotated[Probe | None, NextBoot] = Field(
+        None, description="Holds the other probes back until the guest is up."
+    )
+    readiness: Annotated[Probe | None, NextBoot] = Field(
+        None, description="Decides whether Services send traffic to the guest."
+    )
+    liveness: Annotated[Probe | None, NextBoot] = Field(
+        None, description="When it fails, the guest is shut down and, by spec.restart, started again."
+    )
+
+
+class VirtualMachineSpec(Model):
+    """What the user wants. Everything left out has a default."""
+
+    power: Annotated[Power, Live] = Field(
+        Power.ON,
+        description="On: keep it running. Off: shut it down. Paused: keep it in memory, with its CPUs stopped.",
+    )
+    restart: Annotated[Restart, Live] = Field(
+        Restart.ALWAYS,
+        description="When the guest ends by itself: start it again Always, only OnFailure (crash, kill), or Never.",
+    )
+    cpu: Cpu = Field(default_factory=Cpu, description="Processors.")
+    memory: Memory = Field(default_factory=Memory, description="Memory.")
+    boot: Boot = Field(
+        default_factory=Boot, description="Direct kernel boot. Left out: the firmware boots from the disks."
+    )
+    disks: list[Disk] = Field(
+        default_factory=list, max_length=24, description="Disks, in the order the guest finds them."
+    )
+    nics: list[Nic] = Field(
+        default_factory=lambda: [Nic(name="default", pod=PodNetwork())],
+        max_length=1,
+        description="Network interfaces. Left out: one on the pod network.",
+    )
+    cloud_init: CloudInit | None = Field(
+        None, description="First-boot configuration, given to the guest as a NoCloud disk."
+    )
+    display: Display = Field(default_factory=Display, description="Graphics.")
+    guest_agent: Annotated[bool, NextBoot] = Field(True, description="Give the guest a channel for qemu-guest-agent.")
+    shutdown: Shutdown = Field(default_factory=Shutdown, description="How the guest is stopped.")
+    probes: Probes = Field(default_factory=Probes, description="Health checks of the guest.")
+    placement: Placement = Field(default_factory=Placement, description="Where it may run.")
+
+
+class Phase(enum.StrEnum):
+    """The one word that says how a machine is."""
+
+    PENDING = "Pending"  # it has no place yet, or its place is being made ready
+    STARTING = "Starting"  # its node is known and the agent is at work
+    RUNNING = "Running"
+    PAUSED = "Paused"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    FAILED = (
+        "Failed"  # it ended or cannot start, and nothing will be tried until something changes (or the back-off ends)
+    )
+    UNKNOWN = "Unknown"  # its node or agent does not answer: it may or may not run
+
+
+class ConditionStatus(enum.StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Model):
+    """One prerequisite: True is good."""
+
+    type: str = Field(description="Which prerequisite.", max_length=316)
+    status: ConditionStatus = Field(description="True, False or Unknown.")
+    reason: str = Field(description="A stable CamelCase word for machines.", max_length=1024)
+    message: str = Field(description="What is the matter and what to do next, for people.", max_length=32768)
+    observed_generation: int | None = Field(None, description="The spec's generation this speaks of.")
+    last_transition_time: str | None = Field(
+        None, description="When the status last changed.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class ConditionType(enum.StrEnum):
+    """The conditions of a VirtualMachine, in the order they come true."""
+
+    SPEC_VALID = "SpecValid"
+    PLACEMENT_READY = "PlacementReady"
+    AGENT_CONNECTED = "AgentConnected"
+    DISKS_READY = "DisksReady"
+    NETWORK_READY = "NetworkReady"
+    GUEST_RUNNING = "GuestRunning"
+    READY = "Ready"
+
+
+class LastExit(Model):
+    """How the guest ended the last time."""
+
+    reason: str = Field(
+        description="GuestPoweroff, ShutDown, ForcedOff, GuestPanicked, QemuCrashed, Killed, BerthLost …"
+    )
+    exit_code: int = Field(description="0 when the guest ended in order, else 1.")
+    message: str = Field("", description="What is known of the cause.")
+    at: str = Field(description="When.", json_schema_extra={"format": "date-time"})
+
+
+class GuestInfo(Model):
+    """What the guest says of itself, by its agent. A hostile guest can say anything."""
+
+    agent_connected: bool = Field(False, description="Whether qemu-guest-agent answers.")
+    hostname: str | None = Field(None, max_length=253, description="Its host name.")
+    os: str | None = Field(None, max_length=256, description="Its operating system.")
+    kernel: str | None = Field(None, max_length=256, description="Its kernel's release.")
+
+
+class VirtualMachineStatus(Model):
+    """What Berth has to say. Written by the controller alone."""
+
+    phase: Phase = Field(Phase.PENDING, description="How the machine is, in one word.")
+    message: str = Field("", description="Why it is so and what to do next, when there is anything to say.")
+    observed_generation: int = Field(0, description="The generation of the spec that this status speaks of.")
+    node: str | None = Field(None, description="The node it runs on.")
+    ip: str | None = Field(None, description="Its pod IP: every port of it is the guest's.")
+    berth: str | None = Field(None, description="The pod that holds its place.")
+    epoch: int = Field(0, description="How often it was started: every order to a node carries this number.")
+    started_at: str | None = Field(
+        None, description="When the guest was started.", json_schema_extra={"format": "date-time"}
+    )
+    restarts: int = Field(
+        0, description="Starts in a row after the guest ended by itself; 0 again after ten quiet minutes."
+    )
+    next_start_at: str | None = Field(
+        None, description="When a guest that ended will be started again.", json_schema_extra={"format": "date-time"}
+    )
+    last_exit: LastExit | None = Field(None, description="How the guest ended the last time.")
+    pending_changes: list[str] = Field(
+        default_factory=list, description="Changed fields that take effect at the next start."
+    )
+    guest: GuestInfo | None = Field(None, description="What the guest says of itself.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        description="One per prerequisite; True is good.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class VirtualMachine(Model):
+    """A virtual machine: a QEMU/KVM guest that the cluster schedules, connects and keeps like a pod."""
+
+    api_version: str = Field("berth.dev/v1alpha1")
+    kind: str = Field(KIND)
+    metadata: ObjectMeta
+    spec: VirtualMachineSpec = Field(default_factory=VirtualMachineSpec, description="What you want.")
+    status: VirtualMachineStatus | None = Field(None, description="What Berth has to say.")

@@ -1,0 +1,1 @@
+"""Kopf handlers and the level-based reconcile of each kind."""

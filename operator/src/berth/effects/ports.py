@@ -1,0 +1,230 @@
+"""What can be asked of the world, as Protocols. Each has a real implementation beside this file and one in memory.py;
+one contract suite (tests/contract) runs against both.
+
+Methods of the node's ports block (libvirt, netlink, mount are synchronous): the agent calls them in worker threads.
+Every method is idempotent: asked twice, the second does nothing. Errors are those of berth.errors.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, NicOrder
+from berth.api.virtualmachine import GuestInfo
+
+
+class DomainState(enum.Enum):
+    """libvirt's virDomainState, as far as a transient domain shows them."""
+
+    RUNNING = "running"
+    PAUSED = "paused"  # by us, or not yet resumed for the first time
+    SHUTTING_DOWN = "shutting down"
+    CRASHED = "crashed"
+    SHUTOFF = "shutoff"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedDomain:
+    """A domain that libvirt has now. ``xml`` is its live XML, metadata included."""
+
+    uid: str
+    name: str
+    state: DomainState
+    xml: str
+
+
+class DomainEventKind(enum.Enum):
+    STARTED = "started"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    SHUTDOWN = "shutdown"  # the guest finished its shutdown
+    STOPPED = "stopped"  # QEMU is gone
+    CRASHED = "crashed"  # the guest panicked
+    REBOOTED = "rebooted"
+    AGENT = "agent"  # the guest agent's channel opened or closed
+
+
+@dataclass(frozen=True, slots=True)
+class DomainEvent:
+    """``detail`` is libvirt's own word, for example "shutdown", "destroyed", "crashed", "failed", "panicked"."""
+
+    uid: str
+    kind: DomainEventKind
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HypervisorVersions:
+    libvirt: str
+    qemu: str
+
+
+class Hypervisor(Protocol):
+    """libvirt on this node. HypervisorDown when libvirtd does not answer; it comes back by itself."""
+
+    def versions(self) -> HypervisorVersions: ...
+
+    def domains(self) -> list[ObservedDomain]:
+        """All domains that Berth made, running or paused."""
+        ...
+
+    def create_paused(self, xml: str) -> None:
+        """Start QEMU with its CPUs stopped."""
+        ...
+
+    def resume(self, uid: str) -> None: ...
+
+    def suspend(self, uid: str) -> None: ...
+
+    def press_power_button(self, uid: str) -> None:
+        """ACPI shutdown: a request the guest may ignore."""
+        ...
+
+    def destroy(self, uid: str) -> None:
+        """End QEMU at once. No error when the domain is already gone."""
+        ...
+
+    def set_metadata(self, uid: str, order_json: str) -> None:
+        """Replace the Order recorded in the domain's metadata."""
+        ...
+
+    def guest_info(self, uid: str) -> GuestInfo:
+        """Ask qemu-guest-agent; agent_connected is False when it does not answer within two seconds."""
+        ...
+
+    def listen(self, on_event: Callable[[DomainEvent], None], on_connection: Callable[[bool, str], None]) -> None:
+        """Call back (from another thread) on every event, and when the connection to libvirtd comes (True) or goes."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """A berth process found on this node: what the other ports need to work in its pod. Verified against pid reuse."""
+
+    pod_uid: str
+    pid: int
+    start_time: int  # field 22 of /proc/PID/stat: with the pid it names one process for ever
+
+
+class Berths(Protocol):
+    """The berth pods' processes on this node."""
+
+    def find(self, pod_uid: str) -> Berth | None:
+        """The running berth process of that pod, or None when there is none (yet, or any more)."""
+        ...
+
+    def alive(self, berth: Berth) -> bool: ...
+
+    def prepare_cgroup(self, vm_uid: str, guest_uid: int, berth: Berth) -> None:
+        """Write what the emulator wrapper reads to enter the berth's cgroup."""
+        ...
+
+    def forget(self, vm_uid: str) -> None:
+        """Remove the machine's folder /run/berth/vms/UID with every mount in it. Only after its domain is gone."""
+        ...
+
+    def folders(self) -> list[str]:
+        """The machine uids that have a folder on this node."""
+        ...
+
+
+class BerthLink(Protocol):
+    """The open control connection to one berth process (asyncio; the agent's loop)."""
+
+    async def exit(self, code: int, note: str) -> None:
+        """Print the note on the console, then end the berth with this code."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BerthLinks(Protocol):
+    async def connect(self, berth: Berth, on_shutdown: Callable[[], None], on_lost: Callable[[], None]) -> BerthLink:
+        """Connect to the berth's control socket. ``on_shutdown``: the pod is to end (again after each connect)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFile:
+    """A disk as QEMU will see it: a fixed path in the machine's folder."""
+
+    name: str
+    path: str
+    format: str  # raw | qcow2
+    backing_path: str | None = None
+    backing_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFiles:
+    """Everything on files that the machine needs, at fixed paths beneath /run/berth/vms/UID."""
+
+    disks: tuple[DiskFile, ...]
+    console_socket: str
+    kernel: str | None = None
+    initrd: str | None = None
+    seed: str | None = None  # the cloud-init disk
+    vnc_socket: str | None = None
+
+
+class Media(Protocol):
+    """Disks, kernel, sockets and cloud-init seed of one machine."""
+
+    def prepare(
+        self,
+        vm_uid: str,
+        guest_uid: int,
+        berth: Berth,
+        *,
+        disks: Sequence[DiskOrder],
+        kernel: KernelOrder | None,
+        cloud_init: CloudInitOrder | None,
+        vnc: bool,
+    ) -> MediaFiles:
+        """Make or find all of them; existing files of this berth are kept.
+
+        HostFault and InvalidSpec name disk, path and cause;
+
+        their ``reason``: ImageFileMissing, ImageCorrupt, ImageUnsafe, KernelMissing,
+        CloudInitInvalid, DiskFull …
+        """
+        ...
+
+
+class Network(Protocol):
+    """The NICs of one machine."""
+
+    def create_taps(self, vm_uid: str, guest_uid: int, nics: Sequence[NicOrder]) -> dict[str, str]:
+        """NIC name → tap device in the agent's own network namespace, for libvirt to open."""
+        ...
+
+    def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
+        """Move the taps into the berth's namespace, set addresses, rules and DHCP up. The guest may run afterwards."""
+        ...
+
+    def serve(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
+        """For a guest already running (the agent was restarted): answer DHCP again, mend what is missing."""
+        ...
+
+    def detach(self, vm_uid: str) -> None:
+        """Stop DHCP and remove what is left in the agent's own namespace."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KvmProbe:
+    usable: bool
+    reason: str
+
+
+class Prober(Protocol):
+    """Facts of the host that need something to be run."""
+
+    def kvm(self) -> KvmProbe:
+        """Run real guest code under KVM with the CPU model guests will get."""
+        ...
