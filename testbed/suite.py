@@ -1,0 +1,138 @@
+"""`python -m testbed.suite`: runs the project's test stages in order and ends with a table a person can read.
+
+Called by `make test` and `.ci/run`. A stage is one command that writes a JUnit report; a stage that writes none, or
+whose report holds no test, has failed: silence is never success. Every stage runs, also after one that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path("build/results")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One command; ``{report}`` in it is the path of its JUnit report. Without one the exit code alone counts."""
+
+    name: str
+    about: str
+    command: tuple[str, ...]
+    reports: bool = True
+
+
+def pytest(*paths: str, options: tuple[str, ...] = (), python: str = sys.executable) -> tuple[str, ...]:
+    return (python, "-m", "pytest", *paths, "-q", "--junitxml={report}", *options)
+
+
+STAGES = (
+    Stage("static", "format, types, layers, generated files", ("make", "-s", "static"), reports=False),
+    Stage("unit", "pure parts, goldens, scenarios in memory",
+          pytest("tests/unit", "tests/golden", "tests/scenario", options=("-n", "auto"))),
+    Stage("contract", "real libvirt and QEMU in the agent's image",
+          (sys.executable, "-m", "testbed.rootfs", "--", *pytest("tests/contract", python="python3"))),
+    Stage("cluster", "the built-in cluster itself", pytest("tests/cluster")),
+    Stage("e2e", "the chart on the cluster, real guests", pytest("tests/e2e")),
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Result:
+    stage: Stage
+    seconds: float
+    code: int
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return self.code == 0 and self.failed == 0 and (self.passed > 0 or not self.stage.reports)
+
+
+def read_report(result: Result, report: Path) -> None:
+    """Count the tests of a JUnit report into the result."""
+    if not report.is_file():
+        result.failures.append(f"{result.stage.name}: no report was written (exit code {result.code})")
+        return
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            result.failed += 1
+            result.failures.append(f"{case.get('classname', '')}::{case.get('name', '')}")
+        elif case.find("skipped") is not None:
+            result.skipped += 1
+        else:
+            result.passed += 1
+
+
+def run(stage: Stage, console: Console) -> Result:
+    """Run one stage with its output on the terminal."""
+    report = (RESULTS / f"{stage.name}.xml").resolve()
+    report.unlink(missing_ok=True)
+    console.rule(f"[bold]{stage.name}[/bold]: {stage.about}")
+    start = time.monotonic()
+    command = [part.format(report=report) for part in stage.command]
+    code = subprocess.run(command, env=os.environ, check=False).returncode
+    result = Result(stage, time.monotonic() - start, code)
+    if stage.reports:
+        read_report(result, report)
+    return result
+
+
+def summary(results: list[Result], missing: list[Stage], console: Console) -> None:
+    """The table, the names of what failed, and one plain line of counts."""
+    table = Table(title="Berth's tests")
+    for column, justify in (("stage", "left"), ("what", "left"), ("passed", "right"), ("failed", "right"),
+                            ("skipped", "right"), ("seconds", "right"), ("", "left")):  # fmt: skip
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for r in results:
+        verdict = "[green]ok[/green]" if r.good else "[red]FAILED[/red]"
+        counts = (str(r.passed), str(r.failed), str(r.skipped)) if r.stage.reports else ("", "", "")
+        table.add_row(r.stage.name, r.stage.about, *counts, f"{r.seconds:.0f}", verdict)
+    for stage in missing:
+        table.add_row(stage.name, stage.about, "", "", "", "", "[yellow]not run[/yellow]")
+    console.print(table)
+    for r in results:
+        for name in r.failures:
+            console.print(f"[red]failed[/red] {name}", highlight=False, soft_wrap=True)
+    passed, skipped = sum(r.passed for r in results), sum(r.skipped for r in results)
+    failed = sum(max(r.failed, 0 if r.good else 1) for r in results)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    names = ", ".join(s.name for s in STAGES)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {names}; default: all")
+    parser.add_argument("--fail-fast", action="store_true", help="stop at the first stage that fails")
+    arguments = parser.parse_args()
+    unknown = set(arguments.stages) - {s.name for s in STAGES}
+    if unknown:
+        parser.error(f"no such stage: {', '.join(sorted(unknown))} (there are: {names})")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    width = None if sys.stdout.isatty() else min(140, max(100, shutil.get_terminal_size().columns))
+    console = Console(width=width)
+    wanted = [s for s in STAGES if not arguments.stages or s.name in arguments.stages]
+    results: list[Result] = []
+    for stage in wanted:
+        results.append(run(stage, console))
+        if arguments.fail_fast and not results[-1].good:
+            break
+    summary(results, wanted[len(results) :], console)
+    return 0 if len(results) == len(wanted) and all(r.good for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
