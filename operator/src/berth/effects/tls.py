@@ -1,0 +1,88 @@
+"""TLS 1.3 contexts from identities in memory, and who the other side is. Used by the agent and the controller.
+
+It imports nothing but the standard library, so that the agent stays small: making keys and certificates is
+certificates.py's business. Nothing here opens a connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+CONTROLLER_NAME: Final = "system:berth:controller"
+NAME_LIMIT: Final = 64  # X.509 allows no longer common name
+
+
+def node_name(node: str) -> str:
+    """The common name of a node's agent, for people; what is verified is the alternative name, which is never cut."""
+    return f"system:berth:node:{node}"[:NAME_LIMIT]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate (followed by its chain) and its private key, both PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+def server_context(identity: Identity, authorities: str) -> ssl.SSLContext:
+    """TLS 1.3 for a server whose clients must all show a certificate of ``authorities`` (PEM)."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, authorities)
+    context.verify_mode = ssl.CERT_REQUIRED
+    load_identity(context, identity)
+    return context
+
+
+def open_server_context(identity: Identity) -> ssl.SSLContext:
+    """TLS 1.3 for a server whose clients prove themselves by a token: the controller's enrolment."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, None)
+    load_identity(context, identity)
+    return context
+
+
+def client_context(identity: Identity | None, authorities: str) -> ssl.SSLContext:
+    """TLS 1.3 for a client that trusts only ``authorities``; ``identity`` is None where a token is the proof.
+
+    A node's agent is reached by its address and named by its node: connect with ``server_hostname=<node name>``.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, authorities)
+    if identity is not None:
+        load_identity(context, identity)
+    return context
+
+
+def load_identity(context: ssl.SSLContext, identity: Identity) -> None:
+    """Give a context its certificate; in a live server every later handshake shows the new one."""
+    with _as_file(identity.certificate) as certificate, _as_file(identity.key) as key:
+        context.load_cert_chain(certificate, key)
+
+
+def common_name(peer: Any) -> str:
+    """The common name in what ``SSLObject.getpeercert()`` gives; empty when there is none or more than one."""
+    pairs = [pair for names in (peer or {}).get("subject", ()) for pair in names]
+    found = [value for key, value in pairs if key == "commonName"]
+    return str(found[0]) if len(found) == 1 else ""
+
+
+def _context(protocol: int, authorities: str | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if authorities is not None:
+        context.load_verify_locations(cadata=authorities)
+    return context
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """ssl reads keys from files only: one in memory, so that a key never touches a disk."""
+    fd = os.memfd_create("berth-tls", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, content)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
