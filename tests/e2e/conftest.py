@@ -1,0 +1,68 @@
+"""The cluster with Berth installed, a namespace per test that must come clean away, and a client pod."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.kube import CLIENT, ROOT, VMS, Cluster, Json, Machine, wait
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The running cluster with Berth installed: brought up when it is not there."""
+    for step in (["up"], ["install"]):
+        subprocess.run([sys.executable, "-m", "testbed", *step], cwd=ROOT, check=True)
+    out = subprocess.run(
+        [sys.executable, "-m", "testbed", "kubeconfig"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    found = Cluster(Path(out.strip()))
+    _client(found)
+    return found
+
+
+def _client(cluster: Cluster) -> None:
+    namespace, name = CLIENT
+    container: Json = {
+        "name": "main",
+        "image": "ghcr.io/berth-dev/testtools:dev",
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sleep", "86400"],
+    }
+    pod: Json = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 0},
+    }
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}, pod)
+    cluster.kubectl("wait", "--for=condition=Ready", "-n", namespace, f"pod/{name}", "--timeout=60s", seconds=70)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own; whatever it holds must come clean away within a minute."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    for vm in cluster.items(VMS.format(ns=name)):
+        cluster.kubectl("delete", "vm", "-n", name, vm["metadata"]["name"], "--wait=false")
+    wait("the machines are gone", lambda: not cluster.items(VMS.format(ns=name)), 60)
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def make(cluster: Cluster, namespace: str) -> Callable[..., Machine]:
+    """Apply a VirtualMachine manifest in the test's namespace."""
+
+    def apply(manifest: dict[str, Any]) -> Machine:
+        cluster.apply(manifest, namespace=namespace)
+        return Machine(cluster, namespace, manifest["metadata"]["name"])
+
+    return apply

@@ -1,0 +1,277 @@
+"""What the end-to-end tests say to the cluster: kubectl as a user would, plain JSON reads, waiting with a deadline."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from kubernetes import client, config
+
+Json = dict[str, Any]
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+VMS = "/apis/berth.dev/v1alpha1/namespaces/{ns}/virtualmachines"
+SYSTEM = "berth-system"
+
+
+class NotInTime(AssertionError):
+    """A condition did not come true before its deadline; the message carries what was last seen."""
+
+
+def wait(what: str, probe: Callable[[], T], seconds: float, every: float = 0.2) -> T:
+    """Ask ``probe`` until it answers with something true, and return that; NotInTime with the last answer otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise NotInTime(f"{what}: not within {seconds:.0f} s; last seen: {answer!r}")
+        time.sleep(every)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster, reached as its administrator."""
+
+    kubeconfig: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+
+    def run(self, *command: str, stdin: str | None = None, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command with this cluster's KUBECONFIG; the exit code is the caller's to judge."""
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=seconds, env=self.environment, check=False
+        )
+
+    def kubectl(self, *words: str, stdin: str | None = None, seconds: float = 60) -> str:
+        """kubectl that must succeed."""
+        done = self.run("kubectl", *words, stdin=stdin, seconds=seconds)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr or done.stdout}"
+        return done.stdout
+
+    def berth(self, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """The project's own command line."""
+        return self.run(sys.executable, "-m", "berth.cli", *words, seconds=seconds)
+
+    def testbed(self, *words: str, seconds: float = 120) -> str:
+        """The tool that runs the cluster: to break its parts."""
+        done = subprocess.run(
+            [sys.executable, "-m", "testbed", *words],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 0, f"testbed {' '.join(words)}: {done.stderr or done.stdout}"
+        return done.stdout
+
+    def on_node(self, node: str, *command: str, seconds: float = 60) -> str:
+        """Run a command in a node's namespaces."""
+        return self.testbed("node-exec", node, "--", *command, seconds=seconds)
+
+    def api(self) -> client.ApiClient:
+        configuration = client.Configuration()
+        config.load_kube_config(str(self.kubeconfig), client_configuration=configuration)
+        return client.ApiClient(configuration)
+
+    def get(self, path: str) -> Json | None:
+        """An object or list by its API path; None when there is none."""
+        try:
+            answer = _api(self).call_api(
+                path, "GET", auth_settings=["BearerToken"], response_type="object", _return_http_data_only=True
+            )
+        except client.ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+        assert isinstance(answer, dict)
+        return answer
+
+    def items(self, path: str) -> list[Json]:
+        answer = self.get(path)
+        return [] if answer is None else list(answer["items"])
+
+    def apply(self, *manifests: Json, namespace: str | None = None) -> str:
+        text = "---\n".join(yaml.safe_dump(m) for m in manifests)
+        return self.kubectl("apply", *(["-n", namespace] if namespace else []), "-f", "-", stdin=text)
+
+    def agent_pod(self, node: str) -> Json:
+        pods = self.items(f"/api/v1/namespaces/{SYSTEM}/pods?labelSelector=app.kubernetes.io/component%3Dagent")
+        found = [p for p in pods if p["spec"].get("nodeName") == node and "deletionTimestamp" not in p["metadata"]]
+        assert found, f"no agent pod on {node}"
+        return found[0]
+
+
+_clients: dict[Path, client.ApiClient] = {}
+
+
+def _api(cluster: Cluster) -> client.ApiClient:
+    if cluster.kubeconfig not in _clients:
+        _clients[cluster.kubeconfig] = cluster.api()
+    return _clients[cluster.kubeconfig]
+
+
+def tiny(name: str, *, args: str = "", **spec: Any) -> Json:
+    """The tiny guest as a manifest; ``spec`` is merged over it."""
+    kernel = {
+        "image": "ghcr.io/berth-dev/guest-tiny:dev",
+        "initrdPath": "/boot/initrd",
+        "args": f"console=ttyS0 {args}".strip(),
+    }
+    base: Json = {"memory": {"size": "128Mi"}, "boot": {"kernel": kernel}, "shutdown": {"gracePeriodSeconds": 20}}
+    return {
+        "apiVersion": "berth.dev/v1alpha1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": name},
+        "spec": {**base, **spec},
+    }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One VirtualMachine under test."""
+
+    cluster: Cluster
+    namespace: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"{VMS.format(ns=self.namespace)}/{self.name}"
+
+    def object(self) -> Json | None:
+        return self.cluster.get(self.path)
+
+    def status(self) -> Json:
+        found = self.object()
+        return {} if found is None else dict(found.get("status") or {})
+
+    def phase(self) -> str:
+        return str(self.status().get("phase", ""))
+
+    def condition(self, kind: str) -> Json:
+        return next((c for c in self.status().get("conditions", []) if c["type"] == kind), {})
+
+    def wait_phase(self, phase: str, seconds: float = 40) -> Json:
+        """Wait for a phase and return the status that showed it."""
+
+        def probe() -> Json | None:
+            status = self.status()
+            return status if status.get("phase") == phase else None
+
+        try:
+            return wait(f"{self.name} is {phase}", lambda: probe() or {}, seconds)
+        except NotInTime as error:
+            raise NotInTime(f"{error}; status: {json.dumps(self.status(), indent=1)}; {self.log()[-2000:]}") from None
+
+    def wait_condition(self, kind: str, status: str, reason: str | None = None, seconds: float = 10) -> Json:
+        """Wait until the machine itself says it: a condition with this status (and reason)."""
+
+        def probe() -> Json:
+            c = self.condition(kind)
+            return c if c.get("status") == status and reason in (None, c.get("reason")) else {}
+
+        try:
+            return wait(f"{self.name}: {kind}={status} {reason or ''}", probe, seconds)
+        except NotInTime as error:
+            raise NotInTime(f"{error}; status: {json.dumps(self.status(), indent=1)}") from None
+
+    def wait_up(self, seconds: float = 60) -> Json:
+        """Wait until the guest's own user space has answered on its console and its address."""
+        status = self.wait_phase("Running", seconds)
+        wait(f"{self.name}'s first line", lambda: "berth-guest: ip" in self.log(), seconds)
+        return status
+
+    def berth(self) -> Json | None:
+        name = self.status().get("berth")
+        return self.cluster.get(f"/api/v1/namespaces/{self.namespace}/pods/{name}") if name else None
+
+    def log(self) -> str:
+        """The guest's serial console, as `kubectl logs` shows it."""
+        name = self.status().get("berth")
+        return self.cluster.run("kubectl", "logs", "-n", self.namespace, name).stdout if name else ""
+
+    def patch(self, spec: Json) -> None:
+        body = json.dumps({"spec": spec})
+        self.cluster.kubectl("patch", "vm", self.name, "-n", self.namespace, "--type=merge", "-p", body)
+
+    def delete(self, *words: str) -> None:
+        self.cluster.kubectl("delete", "vm", self.name, "-n", self.namespace, *words, seconds=120)
+
+    def http(self, path: str = "/") -> str:
+        """Ask the guest's web server by its pod IP, from another pod."""
+        return in_client(self.cluster, "wget", "-T", "5", "-qO-", f"http://{self.status()['ip']}{path}")
+
+    def boot_id(self) -> str:
+        """The guest kernel's boot id: it changes exactly when the guest was booted anew."""
+        return next(line.split()[-1] for line in self.http().splitlines() if line.startswith("boot_id"))
+
+    def events(self) -> list[Json]:
+        selector = f"involvedObject.name%3D{self.name}"
+        return self.cluster.items(f"/api/v1/namespaces/{self.namespace}/events?fieldSelector={selector}")
+
+
+CLIENT = ("berth-e2e", "client")
+
+
+def in_client(cluster: Cluster, *command: str, seconds: float = 60) -> str:
+    """Run a command in the tests' own pod."""
+    return cluster.kubectl("exec", "-n", CLIENT[0], CLIENT[1], "--", *command, seconds=seconds)
+
+
+@contextmanager
+def stream(machine: Machine) -> Iterator[Stream]:
+    """A TCP stream from the guest's counter on port 7000, read inside the client pod for as long as the block lasts.
+
+    The reader runs in the pod on its own: it must not depend on the API server or kubelet that a test restarts.
+    """
+    file = f"/tmp/stream-{uuid.uuid4().hex[:8]}"
+    reader = f"(nc {machine.status()['ip']} 7000; echo ended) >{file} 2>&1 </dev/null & echo $!"
+    pid = in_client(machine.cluster, "sh", "-c", reader).strip()
+    try:
+        yield Stream(machine.cluster, file)
+    finally:
+        wait("the reader is stopped", lambda: _stop(machine.cluster, pid, file), 60)
+
+
+def _stop(cluster: Cluster, pid: str, file: str) -> bool:
+    command = ("sh", "-c", f"pkill -P {pid}; kill {pid}; rm -f {file}; echo stopped")
+    return "stopped" in cluster.run("kubectl", "exec", "-n", CLIENT[0], CLIENT[1], "--", *command).stdout
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The numbers that came so far; the guest sends 1, 2, 3 … on each connection."""
+
+    cluster: Cluster
+    file: str
+
+    def newest(self) -> int:
+        """The newest number, 0 while none can be read. Fails when the stream ended or a number is missing."""
+        done = self.cluster.run("kubectl", "exec", "-n", CLIENT[0], CLIENT[1], "--", "cat", self.file)
+        if done.returncode != 0:
+            return 0  # the way to the pod is what a test broke just now; the stream itself is read again afterwards
+        lines = done.stdout.split("\n")[:-1]
+        assert "ended" not in lines, f"the stream ended after {lines[-3:]}"
+        numbers = [int(line.split()[0]) for line in lines]
+        assert numbers == list(range(1, len(numbers) + 1)), "numbers are missing or doubled"
+        return len(numbers)
+
+    def goes_on(self, seconds: float = 20) -> None:
+        """At least ten more numbers come than had come when the way to the pod was last open."""
+        start = wait("the stream is read", self.newest, seconds)
+        wait("the stream goes on", lambda: self.newest() >= start + 10, seconds)
