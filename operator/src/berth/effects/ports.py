@@ -71,6 +71,10 @@ class Hypervisor(Protocol):
         """All domains that Berth made, running or paused."""
         ...
 
+    def domain(self, uid: str) -> ObservedDomain | None:
+        """One of them, or None when libvirt has no such domain: the same evidence, without asking for all."""
+        ...
+
     def create_paused(self, xml: str) -> None:
         """Start QEMU with its CPUs stopped."""
         ...
@@ -227,4 +231,28 @@ class Prober(Protocol):
 
     def kvm(self) -> KvmProbe:
         """Run real guest code under KVM with the CPU model guests will get."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StartMark:
+    """That a guest was let run, for which berth: without it nobody could tell a guest that ended while the agent was
+    away from one that was never started."""
+
+    epoch: int
+    pod_uid: str
+    namespace: str
+    name: str
+    at: str
+
+
+class Journal(Protocol):
+    """What must outlive the agent and is not in libvirt: kept in /run/berth/vms/UID, gone with ``Berths.forget``."""
+
+    def mark(self, vm_uid: str) -> StartMark | None: ...
+
+    def set_mark(self, vm_uid: str, mark: StartMark) -> None: ...
+
+    def last_words(self, vm_name: str) -> str:
+        """The last telling line that QEMU left in libvirt's log of the domain; empty when there is none."""
         ...
