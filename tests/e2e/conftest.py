@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.kube import CLIENT, ROOT, VMS, Cluster, Json, Machine, wait
+from testbed.kube import CLIENT, ROOT, VMS, Cluster, Json, Machine, wait
 
 
 @pytest.fixture(scope="session")

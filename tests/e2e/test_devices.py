@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.kube import ROOT, Cluster, Json, Machine, tiny, wait
+from testbed.kube import ROOT, Cluster, Json, Machine, tiny, wait
 
 Make = Callable[..., Machine]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.kube import SYSTEM, Cluster, Json, Machine, tiny, wait
+from testbed.kube import SYSTEM, Cluster, Json, Machine, tiny, wait
 
 Make = Callable[..., Machine]
 IMAGE = "ghcr.io/berth-dev/guest-tiny:dev"
@@ -50,37 +50,75 @@ class Fault:
 
 
 QUOTA: Json = {
-    "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": {"requests.memory": "64Mi"}},
-}  # fmt: skip
+    "apiVersion": "v1",
+    "kind": "ResourceQuota",
+    "metadata": {"name": "small"},
+    "spec": {"hard": {"requests.memory": "64Mi"}},
+}
 LIMITS: Json = {
-    "apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"},
+    "apiVersion": "v1",
+    "kind": "LimitRange",
+    "metadata": {"name": "small"},
     "spec": {"limits": [{"type": "Container", "max": {"memory": "64Mi"}}]},
-}  # fmt: skip
+}
 SQUATTER: Json = {
-    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "berth-vm"},
-    "spec": {"containers": [{"name": "main", "image": TOOLS, "command": ["sleep", "3600"]}], "terminationGracePeriodSeconds": 0},
-}  # fmt: skip
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "berth-vm"},
+    "spec": {
+        "containers": [{"name": "main", "image": TOOLS, "command": ["sleep", "3600"]}],
+        "terminationGracePeriodSeconds": 0,
+    },
+}
 
 FAULTS = [
-    Fault("no node fits", {"placement": {"nodeSelector": {"disk": "none-such"}}}, "PlacementReady", r"node.*(selector|affinity)"),
+    Fault(
+        "no node fits",
+        {"placement": {"nodeSelector": {"disk": "none-such"}}},
+        "PlacementReady",
+        r"node.*(selector|affinity)",
+    ),
     Fault("memory above every node", {"memory": {"size": "4Ti"}}, "PlacementReady", r"[Ii]nsufficient memory"),
     Fault("cpu above every node", {"cpu": {"request": "4000"}}, "PlacementReady", r"[Ii]nsufficient cpu"),
     Fault("priority class missing", {"placement": {"priorityClassName": "none-such"}}, "PlacementReady", r"none-such"),
     Fault("kernel image missing", kernel(image="registry.invalid/none:1"), "DisksReady", r"registry\.invalid/none:1"),
-    Fault("disk image missing", disk(container={"image": "registry.invalid/no-disk:1"}), "DisksReady", r"registry\.invalid/no-disk:1"),
+    Fault(
+        "disk image missing",
+        disk(container={"image": "registry.invalid/no-disk:1"}),
+        "DisksReady",
+        r"registry\.invalid/no-disk:1",
+    ),
     Fault("kernel path wrong", kernel(kernelPath="/boot/none-such"), "DisksReady", r"/boot/none-such"),
     Fault("initrd path wrong", kernel(initrdPath="/boot/no-initrd"), "DisksReady", r"/boot/no-initrd"),
     Fault("disk path wrong", disk(container={"image": IMAGE, "path": "/no.qcow2"}), "DisksReady", r"/no\.qcow2"),
-    Fault("disk path leads out of the image", disk(container={"image": IMAGE, "path": "/../../etc/passwd"}), "DisksReady", r"etc/passwd"),
+    Fault(
+        "disk path leads out of the image",
+        disk(container={"image": IMAGE, "path": "/../../etc/passwd"}),
+        "DisksReady",
+        r"etc/passwd",
+    ),
     Fault("not a disk image", disk(container={"image": IMAGE, "path": "/boot"}), "DisksReady", r"/boot"),
     Fault("claim missing", disk(pvc={"claimName": "none-such"}), "DisksReady", r"none-such"),
-    Fault("claim unbound", disk(pvc={"claimName": "waits"}), "DisksReady", r"waits", (claim("waits", storageClassName="none-such"),)),
+    Fault(
+        "claim unbound",
+        disk(pvc={"claimName": "waits"}),
+        "DisksReady",
+        r"waits",
+        (claim("waits", storageClassName="none-such"),),
+    ),
     Fault("quota exceeded", {}, "PlacementReady", r"quota.*small|small.*quota", (QUOTA,)),
     Fault("limit range", {}, "PlacementReady", r"[Mm]aximum memory", (LIMITS,)),
     Fault("name taken", {}, "PlacementReady", r"berth-vm", (SQUATTER,)),
-    Fault("secret missing", {"cloudInit": {"userDataFrom": {"secret": {"name": "no-secret"}}}}, "DisksReady", r"no-secret"),
-    Fault("config map missing", {"cloudInit": {"userDataFrom": {"configMap": {"name": "no-map"}}}}, "DisksReady", r"no-map"),
-]  # fmt: skip
+    Fault(
+        "secret missing", {"cloudInit": {"userDataFrom": {"secret": {"name": "no-secret"}}}}, "DisksReady", r"no-secret"
+    ),
+    Fault(
+        "config map missing",
+        {"cloudInit": {"userDataFrom": {"configMap": {"name": "no-map"}}}},
+        "DisksReady",
+        r"no-map",
+    ),
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name.replace(" ", "-"))

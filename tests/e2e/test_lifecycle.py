@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import yaml
 
-from tests.e2e.kube import ROOT, Cluster, Machine, in_client, tiny, wait
+from testbed.kube import ROOT, Cluster, Machine, in_client, tiny, wait
 
 Make = Callable[..., Machine]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.kube import Cluster, Machine, tiny, wait
+from testbed.kube import Cluster, Machine, tiny, wait
 
 Make = Callable[..., Machine]
 

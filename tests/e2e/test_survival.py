@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.kube import SYSTEM, Cluster, Machine, stream, tiny, wait
+from testbed.kube import SYSTEM, Cluster, Machine, stream, tiny, wait
 
 Make = Callable[..., Machine]
 

@@ -1,4 +1,4 @@
-"""What the end-to-end tests say to the cluster: kubectl as a user would, plain JSON reads, waiting with a deadline."""
+"""What end-to-end tests and benchmarks say to the cluster: kubectl as a user would, plain JSON reads, waiting with a deadline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kubernetes import client, config
 
 Json = dict[str, Any]
 T = TypeVar("T")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 VMS = "/apis/berth.dev/v1alpha1/namespaces/{ns}/virtualmachines"
 SYSTEM = "berth-system"
 
