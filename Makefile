@@ -35,7 +35,7 @@ cluster-test: setup ## tests of the built-in cluster
 	@$(RUN) python -m testbed.suite cluster
 
 e2e: setup ## end-to-end tests with real guests on the cluster
-	@$(RUN) python -m testbed.suite e2e
+	@$(RUN) python -m testbed.suite e2e survival
 
 static: setup
 	@$(RUN) ruff format --check .

@@ -1,4 +1,4 @@
-"""What end-to-end tests and benchmarks say to the cluster: kubectl as a user would, plain JSON reads, waiting with a deadline."""
+"""What tests and benchmarks say to the cluster: kubectl as a user would, plain JSON reads, waits with a deadline."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ STAGES = (
     Stage("contract", "real libvirt and QEMU in the agent's image",
           (sys.executable, "-m", "testbed.rootfs", "--", *pytest("tests/contract", python="python3"))),
     Stage("cluster", "the built-in cluster itself", pytest("tests/cluster")),
-    Stage("e2e", "the chart on the cluster, real guests", pytest("tests/e2e")),
+    Stage("e2e", "the chart on the cluster, real guests",
+          pytest("tests/e2e", options=("-m", "not disruptive", "-n", "3"))),
+    Stage("survival", "guests while the parts around them break", pytest("tests/e2e", options=("-m", "disruptive"))),
 )  # fmt: skip
 
 

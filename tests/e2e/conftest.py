@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +18,11 @@ from testbed.kube import CLIENT, ROOT, VMS, Cluster, Json, Machine, wait
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """The running cluster with Berth installed: brought up when it is not there."""
-    for step in (["up"], ["install"]):
-        subprocess.run([sys.executable, "-m", "testbed", *step], cwd=ROOT, check=True)
+    """The running cluster with Berth installed: brought up when it is not there, by one test process at a time."""
+    with (Path(tempfile.gettempdir()) / "berth-e2e.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for step in (["up"], ["install"]):
+            subprocess.run([sys.executable, "-m", "testbed", *step], cwd=ROOT, check=True)
     out = subprocess.run(
         [sys.executable, "-m", "testbed", "kubeconfig"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout

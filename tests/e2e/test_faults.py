@@ -188,6 +188,7 @@ def _agents(cluster: Cluster, node: str) -> list[Json]:
     return [p for p in pods if p["spec"].get("nodeName") == node]
 
 
+@pytest.mark.disruptive
 def test_agent_down(cluster: Cluster, make: Make) -> None:
     vm = make(tiny("vm"))
     node = vm.wait_up()["node"]
@@ -200,6 +201,7 @@ def test_agent_down(cluster: Cluster, make: Make) -> None:
     assert vm.boot_id() == boot
 
 
+@pytest.mark.disruptive
 def test_libvirt_down(cluster: Cluster, make: Make) -> None:
     vm = make(tiny("vm"))
     node = vm.wait_up()["node"]
@@ -239,6 +241,7 @@ def test_a_corrupt_disk_file_on_a_claim(cluster: Cluster, namespace: str, make: 
     assert "data" in found["message"]
 
 
+@pytest.mark.disruptive
 def test_kvm_demanded_but_not_usable(cluster: Cluster, make: Make) -> None:
     deployment = ("-n", SYSTEM, "deployment/berth-controller")
     cluster.kubectl("set", "env", *deployment, "BERTH_EMULATION=Never")

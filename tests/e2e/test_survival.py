@@ -9,6 +9,7 @@ import pytest
 from testbed.kube import SYSTEM, Cluster, Machine, stream, tiny, wait
 
 Make = Callable[..., Machine]
+pytestmark = pytest.mark.disruptive
 
 
 def kill_agent(cluster: Cluster, node: str) -> None:

@@ -1,0 +1,1 @@
+"""Berth's cost, measured against floors taken in the same run: `make bench`."""
