@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Self
+from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from berth.api.base import Model, NextBoot
+from berth.api.base import Model, NextBoot, Rule, exactly_one
 from berth.api.quantity import Quantity
 
+MOST_DISKS = 24
 DeviceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$", max_length=32)]
 """Lower-case letters, digits and dashes, at most 32 characters (it becomes part of a volume's name)."""
 ImageReference = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^\S+$")]
-PathInVolume = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
+PathInVolume = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
 SecretName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 
 
@@ -34,7 +35,10 @@ class Kernel(Model):
         None, description="The initial RAM disk's path in the image."
     )
     args: Annotated[str, NextBoot] = Field(
-        "", max_length=2000, description='Kernel arguments, for example "console=ttyS0".'
+        "",
+        max_length=2000,
+        pattern=r"^[ -~]*$",
+        description='Kernel arguments in plain ASCII, for example "console=ttyS0".',
     )
     pull_policy: Annotated[PullPolicy | None, NextBoot] = Field(
         None, description="When the image is pulled, as in a pod."
@@ -93,17 +97,17 @@ class Disk(Model):
     bus: Annotated[DiskBus, NextBoot] = Field(DiskBus.VIRTIO, description="The bus the guest sees it on.")
     read_only: Annotated[bool, NextBoot] = Field(False, description="Whether the guest may only read it.")
     boot_order: Annotated[int | None, NextBoot] = Field(
-        None, ge=1, le=64, description="1 is tried first. Default: the order of the list."
+        None, ge=1, le=MOST_DISKS, description="1 is tried first. Default: the order of the list."
     )
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        given = [n for n in ("container", "empty", "pvc") if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of container, empty, pvc (given: {', '.join(given) or 'none'})")
-        if self.empty is not None and self.size is None:
-            raise ValueError("an empty disk needs a size, for example 10Gi")
-        return self
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("container", "empty", "pvc"),
+        Rule(
+            "an empty disk needs a size, for example 10Gi",
+            "!has(self.empty) || has(self.size)",
+            lambda disk: disk.empty is None or disk.size is not None,
+        ),
+    )
 
 
 class PodNetwork(Model):
@@ -123,15 +127,14 @@ class Nic(Model):
     model: Annotated[NicModel, NextBoot] = Field(NicModel.VIRTIO, description="The card the guest sees.")
     mac: Annotated[str | None, NextBoot] = Field(
         None,
+        max_length=17,
         pattern=r"^[0-9a-f][26ae](:[0-9a-f]{2}){5}$",
         description="A locally administered unicast MAC address. Default: one that stays for the machine's life.",
     )
 
-    @model_validator(mode="after")
-    def _one_network(self) -> Self:
-        if self.pod is None:
-            raise ValueError("give the network: pod: {}")
-        return self
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("give the network: pod: {}", "has(self.pod)", lambda nic: nic.pod is not None),
+    )
 
 
 class KeyReference(Model):
@@ -149,11 +152,7 @@ class CloudInitSource(Model):
     secret: KeyReference | None = Field(None, description="A Secret's key.")
     config_map: KeyReference | None = Field(None, description="A ConfigMap's key.")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.secret is None) == (self.config_map is None):
-            raise ValueError("give exactly one of secret, configMap")
-        return self
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("secret", "configMap"),)
 
 
 class CloudInit(Model):
@@ -167,11 +166,13 @@ class CloudInit(Model):
         None, max_length=65536, description="A network-config document."
     )
 
-    @model_validator(mode="after")
-    def _one_user_data(self) -> Self:
-        if self.user_data is not None and self.user_data_from is not None:
-            raise ValueError("give only one of userData, userDataFrom")
-        return self
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "give only one of userData, userDataFrom",
+            "!(has(self.userData) && has(self.userDataFrom))",
+            lambda init: init.user_data is None or init.user_data_from is None,
+        ),
+    )
 
 
 class DisplayType(enum.StrEnum):

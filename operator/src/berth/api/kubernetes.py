@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
-from berth.api.base import Lenient, Model, NextBoot
+from berth.api.base import Lenient, Model, NextBoot, Rule, exactly_one
 
 Opaque = dict[str, Any]
 """An object whose schema is Kubernetes' own: kept as it is (crd.py marks it x-kubernetes-preserve-unknown-fields)."""
@@ -31,15 +31,19 @@ class Placement(Model):
     """Where the machine may run, in the words of a pod's spec."""
 
     node_selector: Annotated[dict[str, str], NextBoot] = Field(
-        default_factory=dict, description="Labels the node must have."
+        default_factory=dict, max_length=64, description="Labels the node must have."
     )
-    affinity: Annotated[Opaque, NextBoot] = Field(default_factory=dict, description="As in a pod's spec.")
-    tolerations: Annotated[list[Opaque], NextBoot] = Field(default_factory=list, description="As in a pod's spec.")
+    affinity: Annotated[Opaque, NextBoot] = Field(
+        default_factory=dict, description="Nodes and machines to be near to or away from, as in a pod's spec."
+    )
+    tolerations: Annotated[list[Opaque], NextBoot] = Field(
+        default_factory=list, max_length=64, description="Taints of nodes that are borne, as in a pod's spec."
+    )
     topology_spread_constraints: Annotated[list[Opaque], NextBoot] = Field(
-        default_factory=list, description="As in a pod's spec."
+        default_factory=list, max_length=32, description="How alike machines are spread, as in a pod's spec."
     )
     priority_class_name: Annotated[str | None, NextBoot] = Field(
-        None, max_length=253, description="As in a pod's spec."
+        None, max_length=253, description="The PriorityClass of its berth pod: who is evicted first."
     )
 
 
@@ -54,6 +58,8 @@ class HttpGet(Model):
 
 
 class HttpHeader(Model):
+    """A header that a probe sends."""
+
     name: str = Field(max_length=256, description="The header's name.")
     value: str = Field(max_length=4096, description="Its value.")
 
@@ -78,11 +84,7 @@ class Probe(Model):
     success_threshold: int = Field(1, ge=1, le=1000, description="So many successes in a row make it good.")
     failure_threshold: int = Field(3, ge=1, le=10000, description="So many failures in a row make it bad.")
 
-    @model_validator(mode="after")
-    def _one_action(self) -> Self:
-        if (self.http_get is None) == (self.tcp_socket is None):
-            raise ValueError("give exactly one of httpGet, tcpSocket")
-        return self
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("httpGet", "tcpSocket"),)
 
 
 HttpGet.model_rebuild()

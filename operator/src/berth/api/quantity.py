@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
@@ -36,10 +36,22 @@ def from_bytes(count: int) -> str:
     return str(count)
 
 
-def _checked(text: str) -> str:
-    to_bytes(text)
-    return text
+def _between(least: str, most: str) -> AfterValidator:
+    def checked(text: str) -> str:
+        if not to_bytes(least) <= to_bytes(text) <= to_bytes(most):
+            raise ValueError(f"must be at least {least} and at most {most}")
+        return text
+
+    return AfterValidator(checked)
 
 
-Quantity = Annotated[str, AfterValidator(_checked), Field(max_length=18, json_schema_extra={"pattern": PATTERN})]
-"""A size as people write it; use ``to_bytes`` for the number."""
+def _schema(least: str, most: str) -> dict[str, Any]:
+    """The same limits for the API server, whose CEL knows quantities. The pattern has its own message there."""
+    rule = f"!isQuantity(self) || (quantity(self).compareTo(quantity('{least}')) >= 0"
+    rule += f" && quantity(self).compareTo(quantity('{most}')) <= 0)"
+    message = f"must be at least {least} and at most {most}"
+    return {"pattern": PATTERN, "x-berth-rules": [{"cel": rule, "message": message}]}
+
+
+Quantity = Annotated[str, _between("1Mi", "64Ti"), Field(max_length=18, json_schema_extra=_schema("1Mi", "64Ti"))]
+"""A size as people write it; use ``to_bytes`` for the number. Within what QEMU's memory and image files can be."""

@@ -7,12 +7,12 @@ validator here, so that the API server, the CLI and the controller say the same.
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from berth.api.base import Live, Model, NextBoot
-from berth.api.devices import Boot, CloudInit, Disk, Display, Nic, PodNetwork
+from berth.api.base import Live, Model, NextBoot, Rule
+from berth.api.devices import MOST_DISKS, Boot, CloudInit, Disk, Display, Nic, PodNetwork
 from berth.api.kubernetes import ObjectMeta, Placement, Probe
 from berth.api.quantity import Quantity
 
@@ -26,6 +26,17 @@ class Power(enum.StrEnum):
     ON = "On"
     OFF = "Off"
     PAUSED = "Paused"
+
+
+def _yaml_word(value: Any) -> Any:
+    """YAML 1.1 (kubectl's) reads a bare On as true and a bare Off as false: the words that people write stay good."""
+    if isinstance(value, bool):
+        return Power.ON if value else Power.OFF
+    return value
+
+
+POWER_SCHEMA: dict[str, Any] = {"enum": [*Power, True, False], "x-kubernetes-preserve-unknown-fields": True}
+PowerWord = Annotated[Power, BeforeValidator(_yaml_word), Field(json_schema_extra={"x-berth-schema": POWER_SCHEMA})]
 
 
 class Restart(enum.StrEnum):
@@ -42,6 +53,7 @@ class Cpu(Model):
     count: Annotated[int, NextBoot] = Field(1, ge=1, le=255, description="Number of virtual CPUs the guest sees.")
     request: Annotated[str | None, NextBoot] = Field(
         None,
+        max_length=12,
         pattern=r"^([1-9][0-9]*m|[0-9]+(\.[0-9]{1,3})?)$",
         description='CPU the scheduler reserves on the node, as in a pod ("500m", "2"). Default: 100m per virtual CPU.',
     )
@@ -79,11 +91,42 @@ class Probes(Model):
         None, description="When it fails, the guest is shut down and, by spec.restart, started again."
     )
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "successThreshold must be 1 here",
+            "!has(self.startup) || self.startup.successThreshold == 1",
+            lambda probes: probes.startup is None or probes.startup.success_threshold == 1,
+            field="startup",
+        ),
+        Rule(
+            "successThreshold must be 1 here",
+            "!has(self.liveness) || self.liveness.successThreshold == 1",
+            lambda probes: probes.liveness is None or probes.liveness.success_threshold == 1,
+            field="liveness",
+        ),
+    )
+
+
+def _once(values: list[Any]) -> bool:
+    return len(set(values)) == len(values)
+
+
+def _boot_orders(spec: VirtualMachineSpec) -> list[int]:
+    return [disk.boot_order for disk in spec.disks if disk.boot_order is not None]
+
+
+def _twice_cel(order: int) -> str:
+    """The API server wants a bound on every message's length: this one is made of constants."""
+    return f"(self.disks.filter(d, has(d.bootOrder) && d.bootOrder == {order}).size() > 1 ? ' {order}' : '')"
+
+
+_NAMED: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+
 
 class VirtualMachineSpec(Model):
     """What the user wants. Everything left out has a default."""
 
-    power: Annotated[Power, Live] = Field(
+    power: Annotated[PowerWord, Live] = Field(
         Power.ON,
         description="On: keep it running. Off: shut it down. Paused: keep it in memory, with its CPUs stopped.",
     )
@@ -97,12 +140,16 @@ class VirtualMachineSpec(Model):
         default_factory=Boot, description="Direct kernel boot. Left out: the firmware boots from the disks."
     )
     disks: list[Disk] = Field(
-        default_factory=list, max_length=24, description="Disks, in the order the guest finds them."
+        default_factory=list,
+        max_length=MOST_DISKS,
+        description="Disks, in the order the guest finds them.",
+        json_schema_extra=_NAMED,
     )
     nics: list[Nic] = Field(
         default_factory=lambda: [Nic(name="default", pod=PodNetwork())],
         max_length=1,
         description="Network interfaces. Left out: one on the pod network.",
+        json_schema_extra=_NAMED,
     )
     cloud_init: CloudInit | None = Field(
         None, description="First-boot configuration, given to the guest as a NoCloud disk."
@@ -112,6 +159,31 @@ class VirtualMachineSpec(Model):
     shutdown: Shutdown = Field(default_factory=Shutdown, description="How the guest is stopped.")
     probes: Probes = Field(default_factory=Probes, description="Health checks of the guest.")
     placement: Placement = Field(default_factory=Placement, description="Where it may run.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "there is nothing to boot from: give boot.kernel or at least one disk",
+            "(has(self.boot) && has(self.boot.kernel)) || (has(self.disks) && size(self.disks) > 0)",
+            lambda spec: spec.boot.kernel is not None or bool(spec.disks),
+        ),
+        Rule(
+            "each disk needs a name of its own",
+            "!has(self.disks) || self.disks.all(d, self.disks.exists_one(e, e.name == d.name))",
+            lambda spec: _once([disk.name for disk in spec.disks]),
+            field="disks",
+        ),
+        Rule(
+            "each bootOrder may be given to one disk only",
+            "!has(self.disks) || self.disks.all(d, !has(d.bootOrder)"
+            " || self.disks.exists_one(e, has(e.bootOrder) && e.bootOrder == d.bootOrder))",
+            lambda spec: _once(_boot_orders(spec)),
+            field="disks",
+            given_cel=" + ".join(_twice_cel(order) for order in range(1, MOST_DISKS + 1)),
+            given=lambda spec: "".join(
+                f" {o}" for o in sorted(set(_boot_orders(spec))) if _boot_orders(spec).count(o) > 1
+            ),
+        ),
+    )
 
 
 class Phase(enum.StrEnum):
@@ -169,6 +241,9 @@ class LastExit(Model):
     exit_code: int = Field(description="0 when the guest ended in order, else 1.")
     message: str = Field("", description="What is known of the cause.")
     at: str = Field(description="When.", json_schema_extra={"format": "date-time"})
+    epoch: int = Field(
+        0, description="The start that ended so; 0 when it was ended on request, so that spec.restart has no say in it."
+    )
 
 
 class GuestInfo(Model):
@@ -207,6 +282,7 @@ class VirtualMachineStatus(Model):
     conditions: list[Condition] = Field(
         default_factory=list,
         description="One per prerequisite; True is good.",
+        max_length=32,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 
@@ -214,8 +290,8 @@ class VirtualMachineStatus(Model):
 class VirtualMachine(Model):
     """A virtual machine: a QEMU/KVM guest that the cluster schedules, connects and keeps like a pod."""
 
-    api_version: str = Field("berth.dev/v1alpha1")
-    kind: str = Field(KIND)
+    api_version: Literal["berth.dev/v1alpha1"] = "berth.dev/v1alpha1"
+    kind: Literal["VirtualMachine"] = "VirtualMachine"
     metadata: ObjectMeta
-    spec: VirtualMachineSpec = Field(default_factory=VirtualMachineSpec, description="What you want.")
+    spec: VirtualMachineSpec = Field(description="What you want.")
     status: VirtualMachineStatus | None = Field(None, description="What Berth has to say.")
