@@ -14,26 +14,11 @@ from typing import Protocol
 
 from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, NicOrder
 from berth.api.virtualmachine import GuestInfo
-
-
-class DomainState(enum.Enum):
-    """libvirt's virDomainState, as far as a transient domain shows them."""
-
-    RUNNING = "running"
-    PAUSED = "paused"  # by us, or not yet resumed for the first time
-    SHUTTING_DOWN = "shutting down"
-    CRASHED = "crashed"
-    SHUTOFF = "shutoff"
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedDomain:
-    """A domain that libvirt has now. ``xml`` is its live XML, metadata included."""
-
-    uid: str
-    name: str
-    state: DomainState
-    xml: str
+from berth.domain.files import DiskFile as DiskFile
+from berth.domain.files import MediaFiles as MediaFiles
+from berth.domain.observed import DomainState as DomainState
+from berth.domain.observed import ObservedDomain as ObservedDomain
+from berth.domain.observed import StartRecord as StartRecord
 
 
 class DomainEventKind(enum.Enum):
@@ -132,6 +117,12 @@ class Berths(Protocol):
         """Remove the machine's folder /run/berth/vms/UID with every mount in it. Only after its domain is gone."""
         ...
 
+    def record_start(self, vm_uid: str, record: StartRecord) -> None:
+        """Write the record into the machine's folder, durably enough to outlive this process."""
+        ...
+
+    def start_record(self, vm_uid: str) -> StartRecord | None: ...
+
     def folders(self) -> list[str]:
         """The machine uids that have a folder on this node."""
         ...
@@ -151,29 +142,6 @@ class BerthLinks(Protocol):
     async def connect(self, berth: Berth, on_shutdown: Callable[[], None], on_lost: Callable[[], None]) -> BerthLink:
         """Connect to the berth's control socket. ``on_shutdown``: the pod is to end (again after each connect)."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class DiskFile:
-    """A disk as QEMU will see it: a fixed path in the machine's folder."""
-
-    name: str
-    path: str
-    format: str  # raw | qcow2
-    backing_path: str | None = None
-    backing_format: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MediaFiles:
-    """Everything on files that the machine needs, at fixed paths beneath /run/berth/vms/UID."""
-
-    disks: tuple[DiskFile, ...]
-    console_socket: str
-    kernel: str | None = None
-    initrd: str | None = None
-    seed: str | None = None  # the cloud-init disk
-    vnc_socket: str | None = None
 
 
 class Media(Protocol):

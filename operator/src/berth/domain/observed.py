@@ -1,0 +1,51 @@
+"""What a node has of a machine now. Made by the Hypervisor and Berths ports; read by the planner. Touches nothing."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from berth.api.order import Order
+from berth.domain.host import Accelerator
+
+
+class DomainState(enum.Enum):
+    """libvirt's virDomainState, as far as a transient domain shows them."""
+
+    RUNNING = "running"
+    PAUSED = "paused"  # by us, or not yet resumed for the first time, or by a full disk
+    SHUTTING_DOWN = "shutting down"
+    CRASHED = "crashed"
+    SHUTOFF = "shutoff"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedDomain:
+    """``xml`` is the live XML, metadata included. ``detail`` is libvirt's reason of the state, e.g. "ioerror"."""
+
+    uid: str
+    name: str
+    state: DomainState
+    xml: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """An ObservedDomain, read: ``order`` is the one recorded in its metadata, without its secrets."""
+
+    uid: str
+    state: DomainState
+    order: Order
+    guest_uid: int
+    accelerator: Accelerator
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRecord:
+    """Kept in the machine's folder from just before the guest runs: without a domain it proves that the guest ended."""
+
+    epoch: int
+    pod_uid: str
+    guest_uid: int

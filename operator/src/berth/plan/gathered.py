@@ -1,0 +1,154 @@
+"""What the agent gathered of one machine, and the questions that have one answer: its life, its state, is it gone.
+
+Filled in by the agent's reconcile from the ports; read by machine.py and by the agent's reports. No clock, no I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from berth.api.order import Fate, GuestState, Order, OrderPower
+from berth.domain.observed import DomainState, Guest, StartRecord
+from berth.plan import steps
+
+FATE_PATIENCE: Final = 2.0
+"""Seconds that the event which tells a guest's fate may come later than its absence is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """All that a plan rests on. The defaults are those of a machine nothing is known of."""
+
+    uid: str
+    order: Order | None = None
+    """The newest order that came in; None while the controller is silent."""
+    hypervisor: bool = True
+    """Whether libvirt answered: without an answer nothing is known of the domain."""
+    guest: Guest | None = None
+    record: StartRecord | None = None
+    folder: bool = False
+    """Whether the machine has a folder on this node."""
+    present: frozenset[str] = frozenset()
+    """The pods whose berth process runs here (of those that order, guest and record name)."""
+    lost: frozenset[str] = frozenset()
+    """The pods whose berth process was here once (a guest or record in it proves that) and positively is not any more."""
+    linked: bool = False
+    """Whether the control connection to the berth is open."""
+    served: bool = False
+    """Whether this agent has set up this machine's network and answers its DHCP."""
+    shutdown_asked: bool = False
+    """The berth said that its pod is to end."""
+    button_age: float | None = None
+    """Seconds since the power button was pressed."""
+    resume_age: float | None = None
+    """Seconds since the guest was last resumed."""
+    fate: Fate | None = None
+    """How the guest of this record ended, from libvirt's event."""
+    ended_age: float = FATE_PATIENCE
+    """Seconds since this agent first missed the domain."""
+    exit_told: bool = False
+    """The berth was told to exit."""
+    kvm_usable: bool = False
+    kvm_reason: str = ""
+
+
+class Life(enum.Enum):
+    """Where in its life the machine is: see the table above."""
+
+    ABSENT = "absent"
+    LOADED = "loaded"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+def life(g: Gathered) -> Life:
+    """Which row of the table applies."""
+    if g.guest is None:
+        return Life.ABSENT if g.record is None else Life.ENDED
+    match g.guest.state:
+        case DomainState.RUNNING:
+            return Life.RUNNING
+        case DomainState.PAUSED:
+            return Life.PAUSED if marked(g, g.guest) else Life.LOADED
+        case DomainState.SHUTTING_DOWN | DomainState.CRASHED | DomainState.SHUTOFF:
+            return Life.ENDING
+        case _ as never:
+            assert_never(never)
+
+
+def refusal(order: Order, guest: Guest | None, record: StartRecord | None) -> steps.RefuseOrder | None:
+    """Why this order does not count, from what this node has carried out; also the answer to a PUT of it."""
+    for epoch, pod in _carried_out(guest, record):
+        if order.epoch < epoch:
+            return steps.RefuseOrder("StaleEpoch", f"order of epoch {order.epoch}: epoch {epoch} was carried out here")
+        if order.epoch == epoch and order.berth.pod_uid != pod:
+            text = f"order of epoch {epoch} names berth {order.berth.pod_uid}: it was started in berth {pod}"
+            return steps.RefuseOrder("BerthMismatch", text)
+    return None
+
+
+def gone(g: Gathered) -> bool:
+    """Whether nothing of the machine is left here and nothing will come: the agent may forget it and say so."""
+    if not g.hypervisor or g.guest is not None or g.record is not None or g.folder:
+        return False
+    return g.order is None or g.order.berth.pod_uid in g.lost
+
+
+def state(g: Gathered) -> GuestState:
+    """The word for the report, as far as what was gathered tells (a failed step makes it FAILED, the agent knows)."""
+    if not g.hypervisor:
+        return GuestState.WAITING
+    match life(g):
+        case Life.ABSENT:
+            ready = g.order is not None and g.order.berth.pod_uid in g.present
+            return GuestState.PREPARING if ready else GuestState.WAITING
+        case Life.LOADED:
+            held = g.guest is not None and wanted(g, g.guest).power is OrderPower.PAUSED and g.served
+            return GuestState.PAUSED if held else GuestState.STARTING
+        case Life.RUNNING:
+            return GuestState.STOPPING if g.shutdown_asked else GuestState.RUNNING
+        case Life.PAUSED:
+            return GuestState.STOPPING if g.shutdown_asked else GuestState.PAUSED
+        case Life.ENDING:
+            return GuestState.STOPPING
+        case Life.ENDED:
+            return GuestState.ENDED
+        case _ as never:
+            assert_never(never)
+
+
+def accepted(g: Gathered) -> Order | None:
+    """The newest order, unless it is refused."""
+    return None if g.order is None or refusal(g.order, g.guest, g.record) else g.order
+
+
+def wanted(g: Gathered, guest: Guest) -> Order:
+    """The order this guest is to follow: the newest for its start, else the one recorded with it."""
+    order = accepted(g)
+    return order if order is not None and order.epoch == guest.order.epoch else guest.order
+
+
+def pod(g: Gathered) -> str | None:
+    """The berth that is, was or will be around the guest."""
+    if g.guest is not None:
+        return g.guest.order.berth.pod_uid
+    if g.record is not None:
+        return g.record.pod_uid
+    return g.order.berth.pod_uid if g.order is not None else None
+
+
+def marked(g: Gathered, guest: Guest) -> bool:
+    """Whether this guest was about to run, or has run."""
+    return g.record is not None and g.record.epoch == guest.order.epoch
+
+
+def _carried_out(guest: Guest | None, record: StartRecord | None) -> Iterator[tuple[int, str]]:
+    if guest is not None:
+        yield guest.order.epoch, guest.order.berth.pod_uid
+    if record is not None:
+        yield record.epoch, record.pod_uid

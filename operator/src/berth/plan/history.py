@@ -1,0 +1,212 @@
+"""A machine's past: how many starts, when the last one ended and how, and whether it is to be started again.
+
+``advance`` folds what is seen now into what the status remembers; ``verdict`` reads the restart policy. Called by
+cluster.py (what to do) and status.py (what to say). The status is the only memory: both sides of a controller's crash
+come to the same history, because an ended berth is kept until its end is written down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from berth.api.order import Fate, FateReason, GuestState
+from berth.api.virtualmachine import LastExit, Power, Restart
+from berth.plan import backoff
+from berth.plan.world import Pod, World, format_time, parse_time
+
+LOST: Final = "BerthLost"
+EVICTED: Final = "Evicted"
+NOT_THE_GUEST: Final = frozenset({FateReason.SHUT_DOWN, FateReason.FORCED_OFF, LOST, EVICTED, "BerthFailed"})
+"""Ends that the guest did not bring about: its berth was taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is known of the starts so far."""
+
+    epoch: int = 0
+    started_at: datetime | None = None  # of the last start; None until its guest ran
+    restarts: int = 0
+    next_start_at: datetime | None = None
+    last_exit: LastExit | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last start ended and nobody had asked for it: spec.restart decides."""
+        return self.last_exit is not None and 0 < self.last_exit.epoch == self.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class StartNow:
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartLater:
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StayEnded:
+    """The restart policy says no. ``failed``: it did not end in order."""
+
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StayOff:
+    """spec.power is Off, or the machine is being deleted."""
+
+
+Verdict = StartNow | StartLater | StayEnded | StayOff
+
+
+def stored(world: World) -> History:
+    """What the status remembers."""
+    status = world.machine.status
+    if status is None:
+        return History()
+    return History(
+        epoch=status.epoch,
+        started_at=parse_time(status.started_at),
+        restarts=status.restarts,
+        next_start_at=parse_time(status.next_start_at),
+        last_exit=status.last_exit,
+    )
+
+
+def advance(world: World) -> History:
+    """What the status has to remember from now on."""
+    history, pod = stored(world), world.last_berth
+    if pod is not None and pod.epoch > history.epoch:  # a new start
+        history = replace(history, epoch=pod.epoch, started_at=None, next_start_at=None)
+    report = world.report
+    if report is not None and report.started_at and report.epoch == history.epoch:
+        history = replace(history, started_at=parse_time(report.started_at))
+    if _over(world, history):
+        return _settle(world, _end(world, history))
+    return _settle(world, _calm(world, history))
+
+
+def _over(world: World, history: History) -> bool:
+    """The last start is over, and its end is not recorded yet. A start whose guest never ran may just vanish."""
+    berth, recorded = world.berth, history.last_exit.epoch if history.last_exit else 0
+    if history.epoch == 0 or recorded == history.epoch:
+        return False
+    if berth is not None:
+        return berth.terminal
+    return history.started_at is not None and _unsettled(world)
+
+
+def _unsettled(world: World) -> bool:
+    """The status still speaks of a place: an end that was recorded as asked for has cleared it."""
+    status = world.machine.status
+    return bool(status and status.berth)
+
+
+def _end(world: World, history: History) -> History:
+    exit_ = describe(world, history)
+    ended_at = parse_time(exit_.at) or world.now
+    if asked(world):
+        return replace(history, last_exit=exit_.model_copy(update={"epoch": 0}), restarts=0, next_start_at=None)
+    quiet = history.started_at is not None and ended_at - history.started_at >= backoff.QUIET
+    before = 0 if quiet else history.restarts
+    ended = replace(history, last_exit=exit_)
+    if not _again(world, ended):
+        return replace(ended, restarts=before, next_start_at=None)
+    orderly = exit_.exit_code == 0
+    return replace(ended, restarts=before + 1, next_start_at=ended_at + backoff.restart_delay(before, orderly))
+
+
+def _settle(world: World, history: History) -> History:
+    """A machine that is off has nothing to be restarted for, and starts counting anew."""
+    if world.wanted is not Power.OFF or world.berth is not None or history.last_exit is None:
+        return history
+    forgotten = history.last_exit.model_copy(update={"epoch": 0})
+    return replace(history, last_exit=forgotten, restarts=0, next_start_at=None)
+
+
+def _calm(world: World, history: History) -> History:
+    """Ten quiet minutes make good for all restarts before."""
+    running = world.berth is not None and not world.berth.terminal
+    if running and history.restarts and history.started_at and world.now - history.started_at >= backoff.QUIET:
+        return replace(history, restarts=0)
+    return history
+
+
+def asked(world: World) -> bool:
+    """Whether the user wants the last berth to end: by its power, by deletion or by a restart."""
+    return world.wanted is Power.OFF or restart_wanted(world, world.last_berth)
+
+
+def restart_wanted(world: World, pod: Pod | None) -> bool:
+    wanted = world.machine.restarted_at
+    return bool(wanted and pod and pod.created and wanted > pod.created)
+
+
+def describe(world: World, history: History) -> LastExit:
+    """How the last start ended: by the agent's word, else by the berth's exit code, else nobody knows."""
+    pod, report = world.last_berth, world.report
+    if report is not None and report.state is GuestState.ENDED and report.fate is not None:
+        return _by_fate(report.fate, history.epoch)
+    if pod is None:
+        message = "Its berth went while nobody looked."
+        return LastExit(reason=LOST, exit_code=1, message=message, at=format_time(world.now), epoch=history.epoch)
+    at = format_time((pod.ended.at if pod.ended else None) or world.now)
+    if pod.reason == EVICTED:
+        return LastExit(reason=EVICTED, exit_code=1, message=pod.message, at=at, epoch=history.epoch)
+    if pod.ended is None:
+        message = pod.message or "Its berth pod went without a word on how its guest ended."
+        reason = pod.reason or LOST
+        return LastExit(reason=reason, exit_code=1, message=message, at=at, epoch=history.epoch)
+    return _by_exit_code(pod, history, at)
+
+
+def _by_fate(fate: Fate, epoch: int) -> LastExit:
+    return LastExit(reason=fate.reason.value, exit_code=fate.exit_code, message=fate.message, at=fate.at, epoch=epoch)
+
+
+def _by_exit_code(pod: Pod, history: History, at: str) -> LastExit:
+    assert pod.ended is not None  # the caller looked
+    code = pod.ended.exit_code
+    if history.started_at is None and code != 0:
+        message = f"The berth's container ended with {pod.ended.reason or code}: {pod.ended.message or 'no message'}"
+        return LastExit(reason="BerthFailed", exit_code=1, message=message, at=at, epoch=history.epoch)
+    if code == 0:
+        reason = FateReason.SHUT_DOWN if pod.deleted else FateReason.GUEST_POWEROFF
+    else:
+        reason = FateReason.UNKNOWN
+    message = f"Told by the berth's exit code {code}; the node's agent did not say how the guest ended."
+    return LastExit(reason=reason.value, exit_code=min(code, 1), message=message, at=at, epoch=history.epoch)
+
+
+def verdict(world: World, history: History) -> Verdict:
+    """Whether a machine without a living berth is to have one."""
+    if world.wanted is Power.OFF:
+        return StayOff()
+    exit_ = history.last_exit
+    if not history.ended or exit_ is None:
+        return StartNow("Start", f"spec.power is {world.wanted}")
+    wanted, ended_at = world.machine.restarted_at, parse_time(exit_.at)
+    if wanted and ended_at and wanted > ended_at:
+        return StartNow("RestartRequested", f"a restart was asked for at {format_time(wanted)}")
+    if not _again(world, history):
+        return StayEnded(failed=exit_.exit_code != 0)
+    if history.next_start_at and history.next_start_at > world.now:
+        return StartLater(history.next_start_at)
+    return StartNow("Restart", f"spec.restart, after the guest ended ({exit_.reason})")
+
+
+def _again(world: World, history: History) -> bool:
+    """Whether the restart policy wants another start after this end."""
+    spec, exit_ = world.machine.spec, history.last_exit
+    policy = spec.restart if spec else Restart.NEVER
+    ran = history.started_at is not None
+    if policy is Restart.ALWAYS or not ran or exit_ is None:
+        return True
+    if policy is Restart.NEVER:
+        return False
+    return exit_.exit_code != 0 or exit_.reason in NOT_THE_GUEST

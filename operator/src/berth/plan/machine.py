@@ -1,0 +1,202 @@
+"""One machine on one node: what was gathered → the steps to take. Called by the agent's reconcile; no clock, no I/O.
+
+Level-based: it never asks which event came, so it may be called at any moment and after any crash.
+
+    life      what is there                                      steps
+    ABSENT    no domain, and none ever ran for this start        prepare, create paused, attach, mark, resume
+    LOADED    a domain that never ran                            attach, mark, resume
+    RUNNING   its CPUs run                                       serve; suspend or press the button when asked
+    PAUSED    it ran, and its CPUs are stopped                   serve; resume when asked
+    ENDING    libvirt is taking it down                          wait; destroy what is left of a crashed one
+    ENDED     no domain, and the start record says there was     end the berth; when that is gone, clean up
+
+"Not observed" is never "gone": a guest is destroyed only when its berth's pod is in ``lost``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, assert_never
+
+from berth.api.order import Order, OrderPower
+from berth.domain import host, redaction
+from berth.domain.observed import DomainState, Guest, StartRecord
+from berth.plan import gathered, steps
+from berth.plan.gathered import FATE_PATIENCE, Gathered
+from berth.plan.steps import Awaited, Plan, Step
+
+BUTTON_INTERVAL: Final = 10.0
+"""Seconds between two presses of the power button: a guest that is still booting does not hear the first."""
+RESUME_INTERVAL: Final = 10.0
+"""Seconds between two attempts to go on after a disk was full."""
+LOOK_AGAIN: Final = 5.0
+"""Seconds after which a wait looks again, should its bell never ring."""
+_BUSY: Final = frozenset({"migration", "save", "dump", "snapshot", "post-copy", "starting up"})
+"""libvirt's reasons of a pause that it ends itself."""
+_VOID: Final = "the order's berth is gone from this node: the order is void"
+
+
+def plan(g: Gathered) -> Plan:
+    """The steps to take now. The same order over a world that has carried it out gives none."""
+    return Plan(tuple(_steps(g)))
+
+
+def _steps(g: Gathered) -> Iterator[Step]:
+    if g.order is not None and (refused := gathered.refusal(g.order, g.guest, g.record)):
+        yield refused
+    pod = gathered.pod(g)
+    if pod is not None and pod in g.present and not g.linked and not g.exit_told:
+        yield steps.LinkBerth(pod, "the berth passes on that its pod is to end")
+    if not g.hypervisor:
+        yield steps.WaitFor(Awaited.HYPERVISOR, LOOK_AGAIN, "libvirt does not answer on this node")
+    elif g.guest is not None:
+        yield from _with_guest(g, g.guest)
+    elif g.record is not None:
+        yield from _ended(g, g.record)
+    else:
+        yield from _absent(g)
+
+
+def _with_guest(g: Gathered, guest: Guest) -> Iterator[Step]:
+    pod = guest.order.berth.pod_uid
+    if pod in g.lost:
+        yield steps.Destroy("BerthGone", f"its berth (pod {pod}) is gone from this node")
+        return
+    match guest.state:
+        case DomainState.RUNNING:
+            yield from _running(g, guest)
+        case DomainState.PAUSED:
+            yield from _paused(g, guest) if gathered.marked(g, guest) else _loaded(g, guest)
+        case DomainState.SHUTTING_DOWN:
+            yield steps.WaitFor(Awaited.GUEST, LOOK_AGAIN, "the guest is down, QEMU is about to end")
+        case DomainState.CRASHED | DomainState.SHUTOFF:
+            yield steps.Destroy("Crashed", f"libvirt calls it {guest.state.value}: nothing of it runs any more")
+        case _ as never:
+            assert_never(never)
+    yield from _newer(g, guest)
+
+
+def _absent(g: Gathered) -> Iterator[Step]:
+    """No domain, and none ever ran here for a start that is not cleaned up."""
+    order = g.order
+    if order is None or order.berth.pod_uid in g.lost:
+        if g.folder:
+            yield steps.CleanUp("nothing runs, and nothing is ordered that could" if order is None else _VOID)
+    elif order.berth.pod_uid not in g.present:
+        text = f"the berth process of pod {order.berth.pod_name} is not on this node yet"
+        yield steps.WaitFor(Awaited.BERTH, LOOK_AGAIN, text)
+    elif g.shutdown_asked:
+        yield from _end_berth(g, order.berth.pod_uid, 0, "stopped before it was started")
+    elif host.choose_accelerator(order.emulation, kvm_usable=g.kvm_usable) is None:
+        text = f"the order demands KVM, which is not usable on this node: {g.kvm_reason or 'not probed yet'}"
+        yield steps.CannotRun("KvmNotUsable", text)
+    else:
+        yield from _start(order)
+
+
+def _start(order: Order) -> Iterator[Step]:
+    yield steps.PrepareCgroup(order, f"epoch {order.epoch} is to run in pod {order.berth.pod_name}")
+    yield steps.PrepareMedia(order, "QEMU opens its files at fixed paths")
+    yield steps.CreateTaps(order, "libvirt opens the taps in the agent's network namespace")
+    yield steps.CreatePaused(order, "the guest waits until its network is there")
+    yield steps.AttachNetwork(order, "the guest is to find its network when it wakes")
+    if order.power is OrderPower.RUNNING:
+        yield from _first_run(order)
+
+
+def _first_run(order: Order) -> Iterator[Step]:
+    yield steps.MarkStarted(order, "from here on a missing domain means that the guest ended")
+    yield steps.Resume("power is Running")
+
+
+def _loaded(g: Gathered, guest: Guest) -> Iterator[Step]:
+    """A start that was interrupted, or one that was ordered Paused."""
+    order = gathered.wanted(g, guest)
+    if g.shutdown_asked:
+        yield steps.Destroy("NeverStarted", "its pod is to end, and the guest has not run yet")
+        return
+    if order.berth.pod_uid not in g.present:
+        yield steps.WaitFor(Awaited.BERTH, LOOK_AGAIN, "its berth is needed for its network")
+        return
+    if not g.served:
+        yield steps.AttachNetwork(order, "the guest is to find its network when it wakes")
+    yield from _record(g, guest)
+    if order.power is OrderPower.RUNNING:
+        yield from _first_run(order)
+
+
+def _running(g: Gathered, guest: Guest) -> Iterator[Step]:
+    order = gathered.wanted(g, guest)
+    if not gathered.marked(g, guest):
+        yield steps.MarkStarted(guest.order, "it runs, and its start record is missing")
+    yield from _serve(g, order)
+    if g.shutdown_asked:
+        yield from _button(g)
+        return
+    if order.power is OrderPower.PAUSED:
+        yield steps.Suspend("power is Paused")
+    yield from _record(g, guest)
+
+
+def _paused(g: Gathered, guest: Guest) -> Iterator[Step]:
+    order = gathered.wanted(g, guest)
+    yield from _serve(g, order)
+    if guest.detail in _BUSY:
+        yield steps.WaitFor(Awaited.GUEST, LOOK_AGAIN, f"libvirt holds it for a moment: {guest.detail}")
+        return
+    if g.shutdown_asked:
+        yield steps.Resume("only a guest that runs hears the power button")
+        yield from _button(g)
+        return
+    if order.power is OrderPower.RUNNING:
+        if guest.detail == "ioerror" and g.resume_age is not None and g.resume_age < RESUME_INTERVAL:
+            text = "QEMU stopped it at an input/output error: a disk's storage is full or broken"
+            yield steps.WaitFor(Awaited.DISK, RESUME_INTERVAL - g.resume_age, text)
+            return
+        yield steps.Resume("power is Running")
+    yield from _record(g, guest)
+
+
+def _ended(g: Gathered, record: StartRecord) -> Iterator[Step]:
+    """It ran and it is gone: hand its fate to the berth, then leave nothing behind."""
+    if record.pod_uid in g.lost:
+        yield steps.CleanUp(f"the guest of epoch {record.epoch} and its berth are gone")
+    elif g.fate is not None:
+        yield from _end_berth(g, record.pod_uid, g.fate.exit_code, g.fate.message or g.fate.reason)
+    elif g.ended_age < FATE_PATIENCE:
+        text = "libvirt's event tells how the guest ended"
+        yield steps.WaitFor(Awaited.FATE, FATE_PATIENCE - g.ended_age, text)
+    else:
+        yield from _end_berth(g, record.pod_uid, 1, "the guest ended while nobody looked")
+
+
+def _end_berth(g: Gathered, pod: str, exit_code: int, note: str) -> Iterator[Step]:
+    if not g.exit_told and pod in g.present:
+        yield steps.ExitBerth(pod, exit_code, note, "the berth ends as its guest did")
+    yield steps.WaitFor(Awaited.BERTH_END, LOOK_AGAIN, f"pod {pod} is about to end")
+
+
+def _button(g: Gathered) -> Iterator[Step]:
+    age = g.button_age
+    if age is None or age >= BUTTON_INTERVAL:
+        yield steps.PressPowerButton("its pod is to end" if age is None else "the guest did not react yet")
+        age = 0.0
+    text = "the guest is shutting down; kubelet cuts it off when the grace period is over"
+    yield steps.WaitFor(Awaited.GUEST, BUTTON_INTERVAL - age, text)
+
+
+def _serve(g: Gathered, order: Order) -> Iterator[Step]:
+    if not g.served and order.berth.pod_uid in g.present:
+        yield steps.ServeNetwork(order, "this agent does not serve the running guest's network yet")
+
+
+def _record(g: Gathered, guest: Guest) -> Iterator[Step]:
+    order = redaction.redacted(gathered.wanted(g, guest))
+    if order != guest.order:
+        yield steps.RecordOrder(order, f"generation {order.generation} is carried out")
+
+
+def _newer(g: Gathered, guest: Guest) -> Iterator[Step]:
+    if g.order is not None and g.order.epoch > guest.order.epoch:
+        text = f"epoch {g.order.epoch} starts when the guest of epoch {guest.order.epoch} and its berth are gone"
+        yield steps.WaitFor(Awaited.OLD_BERTH, LOOK_AGAIN, text)

@@ -1,0 +1,195 @@
+"""Everything an agent can do for one machine, as values: a closed union, each step with the reason it is taken for.
+
+Made by machine.py; carried out, in order, by the agent, which stops at the first that fails and plans anew.
+Each step may be carried out twice: interrupted work is planned again.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from berth.api.order import Order
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseOrder:
+    """The order does not count: it is older than what was carried out, or names another berth for the same start."""
+
+    code: str  # StaleEpoch | BerthMismatch
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CannotRun:
+    """The order cannot be carried out on this host as it is; asking again changes nothing until the host changes."""
+
+    code: str  # KvmNotUsable
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkBerth:
+    """Connect to the berth's control socket, beside the other steps: none of them waits for it."""
+
+    pod_uid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareCgroup:
+    """Berths.prepare_cgroup: tell the emulator wrapper where QEMU belongs."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTaps:
+    """Network.create_taps: CreatePaused uses what it returns."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareMedia:
+    """Media.prepare: CreatePaused uses what it returns."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePaused:
+    """Hypervisor.create_paused with the XML that domain.build makes of order, media, taps and host."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttachNetwork:
+    """Network.attach: before the guest runs for the first time."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServeNetwork:
+    """Network.serve: for a guest that runs already."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkStarted:
+    """Berths.record_start: from here on a missing domain means that the guest ended."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOrder:
+    """Hypervisor.set_metadata with the order, redacted: it was carried out."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PressPowerButton:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """Hypervisor.destroy: there is positive evidence that this guest has no right to run any more."""
+
+    code: str  # BerthGone | NeverStarted | Crashed
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExitBerth:
+    """BerthLink.exit: the guest ended, so its berth does; ``note`` is its last line on the console."""
+
+    pod_uid: str
+    exit_code: int
+    note: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUp:
+    """Network.detach, then Berths.forget: no domain and no berth is left that could use what goes."""
+
+    reason: str
+
+
+class Awaited(enum.Enum):
+    """What a machine waits for."""
+
+    HYPERVISOR = "Hypervisor"
+    BERTH = "Berth"
+    GUEST = "Guest"
+    DISK = "Disk"
+    OLD_BERTH = "OldBerth"
+    BERTH_END = "BerthEnd"
+    FATE = "Fate"
+
+
+@dataclass(frozen=True, slots=True)
+class WaitFor:
+    """Nothing to do but to look again in ``seconds``, or when a bell rings. No other step follows but further waits."""
+
+    what: Awaited
+    seconds: float
+    reason: str
+
+
+Step = (
+    RefuseOrder
+    | CannotRun
+    | LinkBerth
+    | PrepareCgroup
+    | CreateTaps
+    | PrepareMedia
+    | CreatePaused
+    | AttachNetwork
+    | ServeNetwork
+    | MarkStarted
+    | Resume
+    | Suspend
+    | RecordOrder
+    | PressPowerButton
+    | Destroy
+    | ExitBerth
+    | CleanUp
+    | WaitFor
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps to take now, in order. Nothing to do: no steps."""
+
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def acts(self) -> bool:
+        """Whether a step changes the world: waits and refusals do not."""
+        return any(not isinstance(step, RefuseOrder | CannotRun | WaitFor) for step in self.steps)

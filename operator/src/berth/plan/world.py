@@ -1,0 +1,286 @@
+"""What the controller sees of one machine, as values: raw Kubernetes objects in, small frozen views out.
+
+Built by controller/reconcile.py (gather), read by every other module of the plan. No rule is decided here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from berth.api.base import GROUP
+from berth.api.order import Emulation, NodeFacts, Report
+from berth.api.virtualmachine import Power, VirtualMachineSpec, VirtualMachineStatus
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON: never turned into the client's model classes, which cost memory and time."""
+
+FINALIZER: Final = f"{GROUP}/berth"
+MACHINE: Final = f"{GROUP}/machine"
+EPOCH: Final = f"{GROUP}/epoch"
+EMULATION: Final = f"{GROUP}/emulation"
+RESTARTED_AT: Final = f"{GROUP}/restartedAt"
+KVM_LABEL: Final = f"{GROUP}/kvm"
+VM_LABEL: Final = f"{GROUP}/vm"
+VM_UID_LABEL: Final = f"{GROUP}/vm-uid"
+COMPONENT_LABEL: Final = "app.kubernetes.io/component"
+COMPONENT: Final = "berth"
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An RFC 3339 time, or None when there is none or it is none."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """Whole seconds, as Kubernetes writes times."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A VirtualMachine as far as it can be read: ``spec`` is None when it breaks a rule, ``problem`` says which."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: VirtualMachineSpec | None
+    problem: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    finalizers: tuple[str, ...] = ()
+    created: datetime | None = None
+    deleted: datetime | None = None
+    status: VirtualMachineStatus | None = None
+
+    @property
+    def restarted_at(self) -> datetime | None:
+        """When the user last asked for a restart."""
+        return parse_time(self.annotations.get(RESTARTED_AT))
+
+
+def read_machine(obj: Object) -> Machine:
+    meta = obj["metadata"]
+    spec, problem = read_spec(obj.get("spec") or {})
+    return Machine(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        labels=meta.get("labels") or {},
+        annotations=meta.get("annotations") or {},
+        finalizers=tuple(meta.get("finalizers") or ()),
+        created=parse_time(meta.get("creationTimestamp")),
+        deleted=parse_time(meta.get("deletionTimestamp")),
+        status=read_status(obj.get("status")),
+    )
+
+
+def read_spec(spec: Object) -> tuple[VirtualMachineSpec | None, str]:
+    """The spec, or None and a sentence that names path, rule and given value."""
+    try:
+        return VirtualMachineSpec.model_validate(spec), ""
+    except ValidationError as error:
+        return None, "; ".join(_sentence(dict(e)) for e in error.errors(include_url=False)[:5])
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    path = "spec"
+    for part in error["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    given = repr(error.get("input"))
+    return f"{path}: {error['msg']} (given: {given if len(given) <= 200 else given[:197] + '…'})"
+
+
+def read_status(status: Object | None) -> VirtualMachineStatus | None:
+    """The stored status. A part that this version cannot read (another one wrote it) is left out, the rest kept."""
+    if not status:
+        return None
+    try:
+        return VirtualMachineStatus.model_validate(status)
+    except ValidationError as error:
+        bad = {str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"]}
+        return VirtualMachineStatus.model_validate({k: v for k, v in status.items() if k not in bad})
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the berth's container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A berth pod."""
+
+    namespace: str
+    name: str
+    uid: str
+    owner_uid: str
+    phase: str
+    created: datetime | None = None
+    node: str | None = None
+    ip: str | None = None
+    deleted: datetime | None = None  # by when it is to be gone: the grace period is in it
+    epoch: int = 0
+    machine: str = ""  # the annotation: JSON of the spec it was made from
+    emulation: str = ""
+    reason: str = ""  # pod-level, for example Evicted
+    message: str = ""
+    scheduling: tuple[str, str] | None = None  # reason and message while it has no node
+    waiting: tuple[str, str] | None = None  # reason and message while its container cannot start
+    running: bool = False
+    ready: bool = False
+    ended: Ended | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.phase in ("Succeeded", "Failed")
+
+
+def read_pod(obj: Object) -> Pod:
+    meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    annotations = meta.get("annotations") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    state = next((c.get("state") or {} for c in status.get("containerStatuses") or ()), {})
+    scheduled = conditions.get("PodScheduled", {})
+    waiting, terminated = state.get("waiting"), state.get("terminated")
+    epoch = annotations.get(EPOCH, "0")
+    return Pod(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        owner_uid=(meta.get("labels") or {}).get(VM_UID_LABEL, ""),
+        phase=status.get("phase", "Pending"),
+        created=parse_time(meta.get("creationTimestamp")),
+        node=spec.get("nodeName") or None,
+        ip=status.get("podIP") or None,
+        deleted=parse_time(meta.get("deletionTimestamp")),
+        epoch=int(epoch) if epoch.isdigit() else 0,
+        machine=annotations.get(MACHINE, ""),
+        emulation=annotations.get(EMULATION, ""),
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+        scheduling=_why(scheduled) if scheduled.get("status") == "False" else None,
+        waiting=_why(waiting) if waiting else None,
+        running="running" in state,
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        ended=_ended(terminated) if terminated else None,
+    )
+
+
+def _why(part: Object) -> tuple[str, str]:
+    return part.get("reason", ""), part.get("message", "")
+
+
+def _ended(part: Object) -> Ended:
+    finished = parse_time(part.get("finishedAt"))
+    return Ended(part.get("exitCode", 1), part.get("reason", ""), part.get("message", ""), finished)
+
+
+def frozen_spec(pod: Pod) -> VirtualMachineSpec | None:
+    """The spec the berth was made from, or None when somebody spoiled the annotation."""
+    try:
+        return VirtualMachineSpec.model_validate(json.loads(pod.machine))
+    except (ValueError, ValidationError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class PodEvent:
+    """What another component said about a berth pod."""
+
+    reason: str
+    message: str
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Somebody understood and said no: the API server to a berth, or an agent to an Order."""
+
+    code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The agent of one node, as far as this machine is concerned."""
+
+    node: str
+    exists: bool  # an agent pod is on that node
+    connected: bool
+    silent_since: datetime | None = None  # None while connected
+    error: str = ""  # why the last connection failed
+    facts: NodeFacts | None = None
+    hypervisor_down_since: datetime | None = None
+    report: Report | None = None  # the last one; kept when the connection is lost, and when the machine has gone
+    present: bool = False  # whether the machine is on the node still, as far as the agent has said
+    sent: str | None = None  # digest of the Order that this connection's agent accepted last
+    refusal: Refusal | None = None  # its answer to the last Order, when it was no
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What is the same for all machines."""
+
+    berth_image: str = "berth"
+    berth_pull_policy: str = "IfNotPresent"
+    emulation: Emulation = Emulation.NEVER
+    kvm: tuple[tuple[str, bool, str], ...] = ()  # node, usable, reason: of every agent that ever connected
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything one reconcile of one machine decides from."""
+
+    now: datetime
+    machine: Machine
+    cluster: Cluster
+    pod: Pod | None = None  # the pod that has our berth's name, whoever made it
+    departed: Pod | None = None  # our berth as it was last seen before it went
+    events: tuple[PodEvent, ...] = ()  # of a berth that is stuck
+    agent: Agent | None = None  # of the node that the berth is on, or was on last
+    node_exists: bool = True  # that node's Node object
+    create_refusal: Refusal | None = None  # the API server's last answer to our berth, when it was no
+
+    @property
+    def berth(self) -> Pod | None:
+        """The pod, when it is ours."""
+        return self.pod if self.pod is not None and self.pod.owner_uid == self.machine.uid else None
+
+    @property
+    def last_berth(self) -> Pod | None:
+        """The berth that is, else the one that was, if it was seen."""
+        return self.berth or self.departed
+
+    @property
+    def report(self) -> Report | None:
+        """The agent's report on the last berth, never one on an earlier berth."""
+        report, berth = (self.agent.report if self.agent else None), self.last_berth
+        return report if report and berth and report.pod_uid == berth.uid else None
+
+    @property
+    def wanted(self) -> Power:
+        """The power that is wanted. A machine whose spec cannot be read stays as it is."""
+        if self.machine.deleted:
+            return Power.OFF
+        return self.machine.spec.power if self.machine.spec else Power.ON
