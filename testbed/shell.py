@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from testbed import errors
 
@@ -80,3 +81,12 @@ def stream(
             on_line(line.rstrip("\n"))
     if process.returncode:
         raise errors.CommandFailed(words, process.returncode, "".join(lines[-40:]))
+
+
+def feed(argv: Sequence[Argument], stdin: BinaryIO, *, timeout: float = 600) -> str:
+    """Run with a file as standard input."""
+    words = [str(word) for word in argv]
+    done = subprocess.run(words, stdin=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        raise errors.CommandFailed(words, done.returncode, done.stdout + done.stderr)
+    return done.stdout

@@ -86,7 +86,9 @@ def _workers(
         raise errors.BadTopology(f"kind-config.yaml: nodes: exactly one control-plane is needed, given {roles}")
     workers = [entry for entry in entries if entry.get("role") == "worker"]
     if not 1 <= len(workers) <= MAX_WORKERS:
-        raise errors.BadTopology(f"kind-config.yaml: nodes: 1 to {MAX_WORKERS} workers are possible, given {len(workers)}")
+        raise errors.BadTopology(
+            f"kind-config.yaml: nodes: 1 to {MAX_WORKERS} workers are possible, given {len(workers)}"
+        )
     subnets = list(pods.subnets(new_prefix=24))
     return tuple(
         Node(
@@ -117,5 +119,7 @@ def _subnet(text: object, path: str) -> ipaddress.IPv4Network:
 def _shifted(text: object, path: str, index: int) -> ipaddress.IPv4Network:
     subnet = _subnet(text, path)
     if subnet.prefixlen > 20:
-        raise errors.BadTopology(f"kind-config.yaml: {path}: a /20 or larger is needed (a /24 for each node), given {text!r}")
+        raise errors.BadTopology(
+            f"kind-config.yaml: {path}: a /20 or larger is needed (a /24 for each node), given {text!r}"
+        )
     return ipaddress.IPv4Network((int(subnet.network_address) + index * subnet.num_addresses, subnet.prefixlen))

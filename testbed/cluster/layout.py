@@ -1,0 +1,54 @@
+"""Names and places that several parts of the built-in cluster must agree on. Pure values, no I/O."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from testbed.settings import Settings
+
+# Inside a node's own mount namespace: its configuration, certificates and the testbed's binaries.
+NODE_FILES = Path("/var/lib/testbed")
+NODE_BINARIES = NODE_FILES / "bin"
+NODE_VOLUMES = Path("/var/lib/testbed-volumes")
+CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
+
+PAUSE_IMAGE = "localhost/berth-testbed/pause:1"
+CNI_PLUGINS = Path("/usr/lib/cni")
+
+# Directories that a node owns alone and shares with its pods' mount namespaces.
+NODE_STATE = ("/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni", "/var/lib/berth", "/var/log/pods",
+              "/var/log/containers", str(NODE_FILES), str(NODE_BINARIES), str(NODE_VOLUMES))  # fmt: skip
+NODE_RUN = ("/run/containerd", "/run/berth", "/run/netns", "/run/lock")
+
+
+def bridge(settings: Settings) -> str:
+    """The bridge between the host and the nodes."""
+    return f"berth-tb{settings.index}"
+
+
+def cable(settings: Settings, ordinal: int) -> str:
+    """The host's end of a node's virtual cable."""
+    return f"berth-tb{settings.index}n{ordinal}"
+
+
+def cgroup(settings: Settings) -> str:
+    """The cgroup under which everything of this testbed runs, in every hierarchy."""
+    return f"berth-testbed{settings.suffix}"
+
+
+def port(settings: Settings, usual: int) -> int:
+    """A host port; each further testbed is moved by 100."""
+    return usual + 100 * settings.index
+
+
+def api_port(settings: Settings) -> int:
+    return port(settings, 6443)
+
+
+def etcd_port(settings: Settings) -> int:
+    return port(settings, 2379)
+
+
+def files_of(settings: Settings, node: str) -> Path:
+    """NODE_FILES of one node, as seen from the host."""
+    return settings.node_root(node) / NODE_FILES.relative_to("/")

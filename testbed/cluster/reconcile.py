@@ -1,0 +1,99 @@
+"""Brings the built-in cluster up: gather → desire → plan → apply. Called by cli.py; safe to run again at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from testbed import errors, files
+from testbed.binaries import ensure
+from testbed.cluster import apply, configs, current, host, layout, network, pki, plan, units
+from testbed.progress import Progress
+from testbed.settings import Settings
+from testbed.topology import Topology
+
+RELEASES = ("etcd", "containerd", "kubernetes")
+
+
+def up(settings: Settings, topology: Topology, progress: Progress) -> None:
+    """One level-based run."""
+    with locked(settings):
+        binaries = ensure.ensure(settings, progress, RELEASES)
+        host.remember(settings)
+        pki.ensure(settings.pki, pki.identities(topology))
+        texts = write_configuration(settings, topology)
+        desired = units.desired(units.Inputs(settings, topology, binaries, texts))
+        steps = plan.plan(desired, topology.nodes, current.gather(settings, topology))
+        apply.apply(machine(settings, topology, binaries, progress), steps)
+
+
+def restart(settings: Settings, topology: Topology, progress: Progress, names: Sequence[str]) -> None:
+    """End the named units at once (as a crash would) and let `up` start them again."""
+    with locked(settings):
+        for name in names:
+            apply.processes.kill(settings, name)
+    up(settings, topology, progress)
+
+
+def machine(settings: Settings, topology: Topology, binaries: Mapping[str, Path], progress: Progress) -> apply.Machine:
+    ctr = layout.NODE_BINARIES / binaries["ctr"].relative_to(settings.cache / "bin")
+    return apply.Machine(settings, topology, str(ctr), progress)
+
+
+def write_configuration(settings: Settings, topology: Topology) -> dict[str, str]:
+    """Write every configuration file; returns the texts that processes depend on, by unit."""
+    mode, texts = network.proxy_mode(), {}
+    for node in topology.nodes:
+        folder = layout.files_of(settings, node.name)
+        kubelet = configs.kubelet(node, topology, f"/{layout.cgroup(settings)}/{node.name}")
+        proxy = configs.kube_proxy(node, topology, mode)
+        for name, text in (
+            ("kubelet.yaml", kubelet),
+            ("kube-proxy.yaml", proxy),
+            ("containerd.toml", configs.containerd()),
+        ):
+            files.write_if_changed(folder / name, text)
+        files.write_if_changed(folder / "cni" / "10-testbed.conflist", configs.network(node))
+        for source, target in (
+            ("ca.crt", "ca.crt"),
+            (f"{node.name}.crt", "kubelet.crt"),
+            (f"{node.name}.key", "kubelet.key"),
+        ):
+            files.write_if_changed(folder / target, (settings.pki / source).read_text(), mode=0o600)
+        _kubeconfig(settings, topology.gateway, node.name, folder / "kubelet.kubeconfig")
+        _kubeconfig(settings, topology.gateway, "proxy", folder / "kube-proxy.kubeconfig")
+        texts |= {
+            f"kubelet@{node.name}": kubelet,
+            f"kube-proxy@{node.name}": proxy,
+            f"containerd@{node.name}": configs.containerd(),
+        }
+    for name in ("controller-manager", "scheduler", "addons"):
+        _kubeconfig(settings, "127.0.0.1", name, settings.pki / f"{name}.kubeconfig")
+    _kubeconfig(settings, "127.0.0.1", "admin", settings.kubeconfig)
+    return texts
+
+
+def _kubeconfig(settings: Settings, address: str, who: str, target: Path) -> None:
+    authority, certificate, key = (settings.pki / name for name in ("ca.crt", f"{who}.crt", f"{who}.key"))
+    server = f"https://{address}:{layout.api_port(settings)}"
+    text = configs.kubeconfig(server, authority.read_bytes(), certificate.read_bytes(), key.read_bytes())
+    files.write_if_changed(target, text, mode=0o600)
+
+
+@contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """One change at a time. The lock ends with its process, whatever way it ends."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    handle = os.open(settings.state / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise errors.TestbedError(
+            f"another `python -m testbed` works on {settings.state}; wait for it to end"
+        ) from error
+    finally:
+        os.close(handle)

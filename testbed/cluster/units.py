@@ -1,0 +1,236 @@
+"""Turns (settings, topology, binaries) into the processes a running cluster consists of. Pure; plan.py compares.
+
+A Unit is what a service manager would call one: argv, where it runs, what must be ready first and how to see it is ready.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.cluster import layout
+from testbed.settings import Settings
+from testbed.topology import Node, Topology
+
+NODE_COMPONENTS = ("containerd", "kubelet", "kube-proxy")
+HOST_COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """Ready when this URL answers 200."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """Ready when something accepts connections on this unix socket (a path on the host)."""
+
+    path: Path
+
+
+Probe = Http | Socket
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One process of the cluster."""
+
+    name: str
+    argv: tuple[str, ...]
+    probe: Probe
+    node: str | None = None
+    after: tuple[str, ...] = ()
+    configuration: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def component(self) -> str:
+        return self.name.partition("@")[0]
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the process would have to be restarted to follow its configuration."""
+        text = repr((self.argv, self.configuration, self.environment))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything a unit is made from. `texts` holds configuration files by `component@node`."""
+
+    settings: Settings
+    topology: Topology
+    binaries: Mapping[str, Path]
+    texts: Mapping[str, str]
+
+    def host(self, tool: str) -> str:
+        return str(self.binaries[tool])
+
+    def node(self, tool: str) -> str:
+        """A binary's path inside a node: the cache's folder is bound there."""
+        return str(layout.NODE_BINARIES / self.binaries[tool].relative_to(self.settings.cache / "bin"))
+
+
+def names(topology: Topology) -> tuple[str, ...]:
+    """The names of all units, for those who only want to look."""
+    on_nodes = [f"{component}@{node.name}" for node in topology.nodes for component in NODE_COMPONENTS]
+    return (*HOST_COMPONENTS, *on_nodes)
+
+
+def desired(inputs: Inputs) -> tuple[Unit, ...]:
+    """All units of the cluster, in an order in which they can be started."""
+    on_nodes = [unit for node in inputs.topology.nodes for unit in _node(inputs, node)]
+    return (
+        _etcd(inputs),
+        _apiserver(inputs),
+        _controller_manager(inputs),
+        _scheduler(inputs),
+        *on_nodes,
+        *_addons(inputs),
+    )
+
+
+def _etcd(inputs: Inputs) -> Unit:
+    client, peer = layout.etcd_port(inputs.settings), layout.etcd_port(inputs.settings) + 1
+    url = f"http://127.0.0.1:{client}"
+    argv = (
+        inputs.host("etcd"),
+        f"--data-dir={inputs.settings.data}/etcd",
+        "--unsafe-no-fsync",  # a test cluster: losing the last second in a power cut is fine, waiting for the disk is not
+        f"--listen-client-urls={url}",
+        f"--advertise-client-urls={url}",
+        f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+        f"--initial-cluster=default=http://127.0.0.1:{peer}",
+        "--log-level=warn",
+    )
+    return Unit("etcd", argv, Http(f"{url}/readyz"))
+
+
+def _apiserver(inputs: Inputs) -> Unit:
+    pki, port = inputs.settings.pki, layout.api_port(inputs.settings)
+    argv = (
+        inputs.host("kube-apiserver"),
+        f"--etcd-servers=http://127.0.0.1:{layout.etcd_port(inputs.settings)}",
+        f"--secure-port={port}",
+        f"--advertise-address={inputs.topology.gateway}",
+        f"--service-cluster-ip-range={inputs.topology.service_cidr}",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={pki}/sa.key",
+        f"--service-account-signing-key-file={pki}/sa.key",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged",
+        f"--client-ca-file={pki}/ca.crt",
+        f"--tls-cert-file={pki}/apiserver.crt",
+        f"--tls-private-key-file={pki}/apiserver.key",
+        f"--kubelet-client-certificate={pki}/kubelet-client.crt",
+        f"--kubelet-client-key={pki}/kubelet-client.key",
+        f"--kubelet-certificate-authority={pki}/ca.crt",
+        "--kubelet-preferred-address-types=InternalIP",
+        # Extension API servers (metrics) and webhooks: the host has routes to pods, but no kube-proxy.
+        "--enable-aggregator-routing",
+        f"--requestheader-client-ca-file={pki}/ca.crt",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-username-headers=X-Remote-User",
+        f"--proxy-client-cert-file={pki}/front-proxy-client.crt",
+        f"--proxy-client-key-file={pki}/front-proxy-client.key",
+    )
+    return Unit("kube-apiserver", argv, Http(f"https://127.0.0.1:{port}/readyz"), after=("etcd",))
+
+
+def _controller_manager(inputs: Inputs) -> Unit:
+    pki, port = inputs.settings.pki, layout.port(inputs.settings, 10257)
+    argv = (
+        inputs.host("kube-controller-manager"),
+        f"--kubeconfig={pki}/controller-manager.kubeconfig",
+        f"--authentication-kubeconfig={pki}/controller-manager.kubeconfig",
+        f"--authorization-kubeconfig={pki}/controller-manager.kubeconfig",
+        f"--secure-port={port}",
+        "--bind-address=127.0.0.1",
+        f"--service-account-private-key-file={pki}/sa.key",
+        f"--root-ca-file={pki}/ca.crt",
+        "--use-service-account-credentials",
+        f"--cluster-signing-cert-file={pki}/ca.crt",
+        f"--cluster-signing-key-file={pki}/ca.key",
+        "--leader-elect=false",
+    )
+    return Unit("kube-controller-manager", argv, Http(f"https://127.0.0.1:{port}/healthz"), after=("kube-apiserver",))
+
+
+def _scheduler(inputs: Inputs) -> Unit:
+    pki, port = inputs.settings.pki, layout.port(inputs.settings, 10259)
+    argv = (
+        inputs.host("kube-scheduler"),
+        f"--kubeconfig={pki}/scheduler.kubeconfig",
+        f"--authentication-kubeconfig={pki}/scheduler.kubeconfig",
+        f"--authorization-kubeconfig={pki}/scheduler.kubeconfig",
+        f"--secure-port={port}",
+        "--bind-address=127.0.0.1",
+        "--leader-elect=false",
+    )
+    return Unit("kube-scheduler", argv, Http(f"https://127.0.0.1:{port}/healthz"), after=("kube-apiserver",))
+
+
+def _node(inputs: Inputs, node: Node) -> tuple[Unit, ...]:
+    files = layout.NODE_FILES
+    folder = str(Path(inputs.node("containerd")).parent)
+    path = f"{folder}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    socket = inputs.settings.state / "nodes" / node.name / "run" / "containerd" / "containerd.sock"
+    labels = ",".join(f"{key}={value}" for key, value in node.labels)
+    kubelet = (
+        inputs.node("kubelet"),
+        f"--config={files}/kubelet.yaml",
+        f"--kubeconfig={files}/kubelet.kubeconfig",
+        f"--hostname-override={node.name}",
+        f"--node-ip={node.address}",
+        "--root-dir=/var/lib/kubelet",
+        *((f"--node-labels={labels}",) if labels else ()),
+        "--v=2",
+    )
+    return (
+        Unit(
+            f"containerd@{node.name}",
+            (inputs.node("containerd"), "--config", f"{files}/containerd.toml"),
+            Socket(socket),
+            node.name,
+            configuration=inputs.texts[f"containerd@{node.name}"],
+            environment=(("PATH", path),),
+        ),
+        Unit(
+            f"kubelet@{node.name}",
+            kubelet,
+            Http(f"http://{node.address}:10248/healthz"),
+            node.name,
+            after=("kube-apiserver", f"containerd@{node.name}"),
+            configuration=inputs.texts[f"kubelet@{node.name}"],
+        ),
+        Unit(
+            f"kube-proxy@{node.name}",
+            (inputs.node("kube-proxy"), f"--config={files}/kube-proxy.yaml"),
+            Http(f"http://{node.address}:10256/livez"),
+            node.name,
+            after=("kube-apiserver",),
+            configuration=inputs.texts[f"kube-proxy@{node.name}"],
+        ),
+    )
+
+
+def _addons(inputs: Inputs) -> tuple[Unit, ...]:
+    if "provisioner" not in inputs.binaries:
+        return ()
+    port = layout.port(inputs.settings, 10290)
+    argv = (
+        inputs.host("provisioner"),
+        f"--kubeconfig={inputs.settings.pki}/addons.kubeconfig",
+        f"--nodes={inputs.settings.data}/nodes",
+        f"--folder={layout.NODE_VOLUMES}",
+        f"--health=127.0.0.1:{port}",
+    )
+    return (Unit("provisioner", argv, Http(f"http://127.0.0.1:{port}/healthz"), after=("kube-apiserver",)),)
