@@ -202,24 +202,8 @@ class Prober(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class StartMark:
-    """That a guest was let run, for which berth: without it nobody could tell a guest that ended while the agent was
-    away from one that was never started."""
-
-    epoch: int
-    pod_uid: str
-    namespace: str
-    name: str
-    at: str
-
-
 class Journal(Protocol):
-    """What must outlive the agent and is not in libvirt: kept in /run/berth/vms/UID, gone with ``Berths.forget``."""
-
-    def mark(self, vm_uid: str) -> StartMark | None: ...
-
-    def set_mark(self, vm_uid: str, mark: StartMark) -> None: ...
+    """What QEMU had to say."""
 
     def last_words(self, vm_name: str) -> str:
         """The last telling line that QEMU left in libvirt's log of the domain; empty when there is none."""
