@@ -58,7 +58,6 @@ def kubelet(node: Node, topology: Topology, cgroup_root: str) -> str:
         "clusterDNS": [topology.dns_service],
         "resolvConf": "/etc/resolv.conf",
         "volumePluginDir": "/var/lib/kubelet/volumeplugins",  # the default lies in /usr, which all nodes share
-        "localStorageCapacityIsolation": False,  # both nodes share one disk: its quota means nothing here
         "imageGCHighThresholdPercent": 100,  # images were imported and cannot be pulled again
         "evictionHard": {"memory.available": "100Mi"},
         "serializeImagePulls": False,
