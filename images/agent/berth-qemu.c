@@ -128,13 +128,6 @@ static long number(const char *what, const char *text, long low, long high)
     return value;
 }
 
-static void write_word(const char *path, int fd, const char *word)
-{
-    if (fd < 0 || write(fd, word, strlen(word)) != (ssize_t)strlen(word))
-        refuse("%s: %s; is the berth pod still there?", path, strerror(errno));
-    close(fd);
-}
-
 /* "0" is the writer itself: right in any pid namespace. */
 static void enter_cgroup(const char *path)
 {
@@ -145,7 +138,21 @@ static void enter_cgroup(const char *path)
     int fd = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0 && (fstatfs(fd, &fs) || (fs.f_type != CGROUP1_MAGIC && fs.f_type != CGROUP2_MAGIC)))
         refuse("%s: not in a cgroup file system", path);
-    write_word(path, fd, "0");
+    if (fd < 0 || write(fd, "0", 1) != 1)
+        refuse("%s: %s; is the berth pod still there?", path, strerror(errno));
+    close(fd);
+}
+
+/* What kubelet chose for the pod, so that a node short of memory treats the guest as it would treat any pod of its class.
+ * Lowering it takes a capability that is gone: libvirtd's own value then stays, which is no reason not to run. */
+static void adjust_oom_score(const char *value)
+{
+    number("oom_score_adj", value, -1000, 1000);
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, value, strlen(value)) < 0)
+        fprintf(stderr, "berth-qemu: note: oom_score_adj stays as it is: %s\n", strerror(errno));
+    if (fd >= 0)
+        close(fd);
 }
 
 static void obey_ticket(const char *uuid)
@@ -158,8 +165,7 @@ static void obey_ticket(const char *uuid)
         refuse("started by uid %u, which is not the uid of VM %s", getuid(), uuid);
     while ((line = strsep(&rest, "\n")) && *line) {
         if (!strncmp(line, "oom_score_adj ", 14)) {
-            number("oom_score_adj", line + 14, -1000, 1000);
-            write_word("oom_score_adj", open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC), line + 14);
+            adjust_oom_score(line + 14);
         } else {
             enter_cgroup(line);
             entered++;

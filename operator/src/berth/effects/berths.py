@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from berth.effects import cgroups, paths
 from berth.effects.folders import MachineFolders
-from berth.effects.ports import Berth, Berths
+from berth.effects.ports import Berth, Berths, StartRecord
 from berth.errors import HostFault
 
 PROCESS_NAME = "berth"
@@ -109,6 +110,13 @@ class NodeBerths:
             raise _gone(berth)
         cgroups.make_leaves(places)
         self.machines.write(vm_uid, "cgroup", cgroups.ticket(guest_uid, oom_score_adj, places))
+
+    def record_start(self, vm_uid: str, record: StartRecord) -> None:
+        self.machines.write(vm_uid, "start", json.dumps(asdict(record)) + "\n")
+
+    def start_record(self, vm_uid: str) -> StartRecord | None:
+        text = self.machines.read(vm_uid, "start")
+        return StartRecord(**json.loads(text)) if text is not None else None
 
     def forget(self, vm_uid: str) -> None:
         self.machines.remove(vm_uid)

@@ -43,6 +43,13 @@ class MachineFolders:
         os.replace(draft, folder / name)
         return folder / name
 
+    def read(self, vm_uid: str, name: str) -> str | None:
+        """A file that ``write`` made, or None when there is none."""
+        try:
+            return (self.path(vm_uid) / name).read_text()
+        except FileNotFoundError:
+            return None
+
     def all(self) -> list[str]:
         """The machine uids that have a folder."""
         try:
