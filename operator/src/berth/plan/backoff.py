@@ -19,7 +19,7 @@ def restart_delay(before: int, orderly: bool) -> timedelta:
     steps = before - 1 if orderly else before
     if steps < 0:
         return timedelta(0)
-    return min(FIRST * 2 ** min(steps, 10), LONGEST)
+    return min(FIRST * float(2 ** min(steps, 10)), LONGEST)
 
 
 def retry_seconds(failures: int, first: float = 1.0, longest: float = 60.0) -> float:

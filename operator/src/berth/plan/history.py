@@ -98,20 +98,15 @@ def _over(world: World, history: History) -> bool:
         return False
     if berth is not None:
         return berth.terminal
-    return history.started_at is not None and _unsettled(world)
-
-
-def _unsettled(world: World) -> bool:
-    """The status still speaks of a place: an end that was recorded as asked for has cleared it."""
-    status = world.machine.status
-    return bool(status and status.berth)
+    return history.started_at is not None  # an end that was asked for is recorded by clearing it
 
 
 def _end(world: World, history: History) -> History:
     exit_ = describe(world, history)
     ended_at = parse_time(exit_.at) or world.now
     if asked(world):
-        return replace(history, last_exit=exit_.model_copy(update={"epoch": 0}), restarts=0, next_start_at=None)
+        forgotten = exit_.model_copy(update={"epoch": 0})
+        return replace(history, last_exit=forgotten, started_at=None, restarts=0, next_start_at=None)
     quiet = history.started_at is not None and ended_at - history.started_at >= backoff.QUIET
     before = 0 if quiet else history.restarts
     ended = replace(history, last_exit=exit_)
@@ -126,7 +121,7 @@ def _settle(world: World, history: History) -> History:
     if world.wanted is not Power.OFF or world.berth is not None or history.last_exit is None:
         return history
     forgotten = history.last_exit.model_copy(update={"epoch": 0})
-    return replace(history, last_exit=forgotten, restarts=0, next_start_at=None)
+    return replace(history, last_exit=forgotten, started_at=None, restarts=0, next_start_at=None)
 
 
 def _calm(world: World, history: History) -> History:
@@ -175,10 +170,8 @@ def _by_exit_code(pod: Pod, history: History, at: str) -> LastExit:
     if history.started_at is None and code != 0:
         message = f"The berth's container ended with {pod.ended.reason or code}: {pod.ended.message or 'no message'}"
         return LastExit(reason="BerthFailed", exit_code=1, message=message, at=at, epoch=history.epoch)
-    if code == 0:
-        reason = FateReason.SHUT_DOWN if pod.deleted else FateReason.GUEST_POWEROFF
-    else:
-        reason = FateReason.UNKNOWN
+    orderly = FateReason.SHUT_DOWN if pod.deleted else FateReason.GUEST_POWEROFF
+    reason = orderly if code == 0 else FateReason.UNKNOWN
     message = f"Told by the berth's exit code {code}; the node's agent did not say how the guest ended."
     return LastExit(reason=reason.value, exit_code=min(code, 1), message=message, at=at, epoch=history.epoch)
 

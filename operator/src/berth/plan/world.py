@@ -142,6 +142,7 @@ class Pod:
     epoch: int = 0
     machine: str = ""  # the annotation: JSON of the spec it was made from
     emulation: str = ""
+    image: str = ""  # the berth's own
     reason: str = ""  # pod-level, for example Evicted
     message: str = ""
     scheduling: tuple[str, str] | None = None  # reason and message while it has no node
@@ -176,6 +177,7 @@ def read_pod(obj: Object) -> Pod:
         epoch=int(epoch) if epoch.isdigit() else 0,
         machine=annotations.get(MACHINE, ""),
         emulation=annotations.get(EMULATION, ""),
+        image=next((c.get("image", "") for c in spec.get("containers") or ()), ""),
         reason=status.get("reason", ""),
         message=status.get("message", ""),
         scheduling=_why(scheduled) if scheduled.get("status") == "False" else None,

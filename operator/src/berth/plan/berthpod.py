@@ -1,0 +1,214 @@
+"""A machine's spec → the berth pod that holds its place: CPU, memory, network, volumes, probes. Called by cluster.py.
+
+The node's agent relies on the mount points below; orders.py names them in the Order. The pod has one container and no
+privilege at all: Pod Security's "restricted" level admits it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from berth.api.base import API_VERSION
+from berth.api.devices import Disk
+from berth.api.kubernetes import Placement, Probe
+from berth.api.order import Emulation
+from berth.api.quantity import to_bytes
+from berth.api.virtualmachine import KIND, VirtualMachineSpec
+from berth.errors import InvalidSpec
+from berth.plan.world import (
+    COMPONENT,
+    COMPONENT_LABEL,
+    EMULATION,
+    EPOCH,
+    KVM_LABEL,
+    MACHINE,
+    VM_LABEL,
+    VM_UID_LABEL,
+    Cluster,
+    Machine,
+    Object,
+)
+
+CONTAINER: Final = "berth"
+RUN: Final = "/run/berth"
+STATE: Final = "/berth/state"
+IMAGES: Final = "/berth/images"
+CLAIMS: Final = "/berth/claims"
+CLOUD_INIT: Final = "/berth/cloudinit"
+USER_DATA: Final = "userdata"
+KERNEL: Final = "kernel"
+"""The kernel's name among the images: no disk with a container image may have it while boot.kernel is given."""
+USER: Final = 65532
+GRACE_EXTRA: Final = 5
+"""kubelet gives the guest's own grace period and so many seconds more, so that the agent cuts it off, not kubelet."""
+MIB: Final = 1024 * 1024
+
+
+def pod_name(machine: str) -> str:
+    """``berth-<machine>``; shortened with a hash where a label or host name could not hold it."""
+    return _fit(f"berth-{machine}")
+
+
+def _fit(name: str) -> str:
+    if len(name) <= 63:
+        return name
+    return f"{name[:52].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+
+
+def overhead_bytes(spec: VirtualMachineSpec) -> int:
+    """What QEMU needs beside the guest's memory: 64 MiB, 8 MiB for each CPU, 1/512 for page tables, 16 MiB for VNC."""
+    screen = 16 * MIB if spec.display.type.value == "VNC" else 0
+    return 64 * MIB + 8 * MIB * spec.cpu.count + to_bytes(spec.memory.size) // 512 + screen
+
+
+def requests(spec: VirtualMachineSpec) -> dict[str, str]:
+    """What the scheduler books: the guest's memory with QEMU's overhead, and a tenth of a CPU for each virtual one."""
+    memory = to_bytes(spec.memory.size) + overhead_bytes(spec)
+    return {"cpu": spec.cpu.request or f"{100 * spec.cpu.count}m", "memory": f"{-(-memory // MIB)}Mi"}
+
+
+def spec_problem(machine: Machine) -> str:
+    """Why no berth can be made from this spec; empty when one can."""
+    if machine.spec is None:
+        return machine.problem
+    try:
+        _volumes(machine.spec)
+    except InvalidSpec as error:
+        return str(error)
+    return ""
+
+
+def berth_pod(machine: Machine, epoch: int, cluster: Cluster) -> Object:
+    """The whole manifest; only for a machine without a ``spec_problem``."""
+    spec = machine.spec
+    assert spec is not None  # an unreadable spec is never planned
+    volumes, mounts = _volumes(spec)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": _metadata(machine, spec, epoch, cluster),
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": spec.shutdown.grace_period_seconds + GRACE_EXTRA,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(spec, cluster, mounts)],
+            "volumes": volumes,
+            **_placement(spec.placement, cluster.emulation),
+        },
+    }
+
+
+def _metadata(machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: Cluster) -> Object:
+    """A machine's own labels go onto its pod, so that Services and NetworkPolicies select machines by them."""
+    return {
+        "name": pod_name(machine.name),
+        "namespace": machine.namespace,
+        "labels": {
+            **machine.labels,
+            COMPONENT_LABEL: COMPONENT,
+            VM_LABEL: _fit(machine.name),
+            VM_UID_LABEL: machine.uid,
+        },
+        "annotations": {
+            EPOCH: str(epoch),
+            EMULATION: cluster.emulation.value,
+            MACHINE: freeze(spec),
+            "kubectl.kubernetes.io/default-container": CONTAINER,
+        },
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": machine.name,
+                "uid": machine.uid,
+                "controller": True,
+                "blockOwnerDeletion": False,
+            }
+        ],
+    }
+
+
+def freeze(spec: VirtualMachineSpec) -> str:
+    """The spec as the berth's annotation keeps it: what is not Live in it holds until the next start."""
+    content = spec.model_dump(mode="json", by_alias=True, exclude_none=True)  # with defaults: a later version's differ
+    return json.dumps(content, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
+
+def _container(spec: VirtualMachineSpec, cluster: Cluster, mounts: list[Object]) -> Object:
+    container: Object = {
+        "name": CONTAINER,
+        "image": cluster.berth_image,
+        "imagePullPolicy": cluster.berth_pull_policy,
+        "stdin": True,
+        "tty": True,
+        "resources": {"requests": requests(spec)},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": mounts,
+    }
+    for kind in ("startup", "readiness", "liveness"):
+        probe: Probe | None = getattr(spec.probes, kind)
+        if probe is not None:
+            container[f"{kind}Probe"] = probe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return container
+
+
+def _placement(placement: Placement, emulation: Emulation) -> Object:
+    fields = placement.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    if emulation is Emulation.NEVER:
+        fields["nodeSelector"] = {**fields.get("nodeSelector", {}), KVM_LABEL: "true"}
+    return fields
+
+
+def _volumes(spec: VirtualMachineSpec) -> tuple[list[Object], list[Object]]:
+    """Volumes and their mounts, in step."""
+    pairs = [
+        ({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, RUN, False),
+        ({"name": "state", "emptyDir": {}}, STATE, False),
+    ]
+    pairs += [pair for disk in spec.disks if (pair := _disk(disk)) is not None]
+    kernel = spec.boot.kernel
+    if kernel is not None:
+        for index, disk in enumerate(spec.disks):
+            if disk.name == KERNEL and disk.container is not None:
+                problem = "with boot.kernel given, no disk from a container image may be called so; choose another name"
+                raise InvalidSpec(f"spec.disks[{index}].name", problem, given=disk.name)
+        pairs.append((_image(KERNEL, kernel.image, kernel.pull_policy), f"{IMAGES}/{KERNEL}", True))
+    if spec.cloud_init is not None and spec.cloud_init.user_data_from is not None:
+        pairs.append((_user_data(spec.cloud_init.user_data_from), CLOUD_INIT, True))
+    mounts = [{"name": v["name"], "mountPath": path, **({"readOnly": True} if ro else {})} for v, path, ro in pairs]
+    return [volume for volume, _, _ in pairs], mounts
+
+
+def _disk(disk: Disk) -> tuple[Object, str, bool] | None:
+    if disk.container is not None:
+        return _image(disk.name, disk.container.image, disk.container.pull_policy), f"{IMAGES}/{disk.name}", True
+    if disk.pvc is not None:
+        claim = {"claimName": disk.pvc.claim_name, **({"readOnly": True} if disk.read_only else {})}
+        return {"name": f"claim-{disk.name}", "persistentVolumeClaim": claim}, f"{CLAIMS}/{disk.name}", disk.read_only
+    return None  # an empty disk is a file in the state folder
+
+
+def _image(name: str, reference: str, policy: Any) -> Object:
+    pull = {"pullPolicy": policy.value} if policy is not None else {}
+    return {"name": f"image-{name}", "image": {"reference": reference, **pull}}
+
+
+def _user_data(source: Any) -> Object:
+    """One projected file, readable by root alone: the agent reads it, the berth's process does not."""
+    reference = source.secret or source.config_map
+    kind = "secret" if source.secret is not None else "configMap"
+    projection = {"name": reference.name, "items": [{"key": reference.key, "path": USER_DATA}]}
+    return {"name": "cloudinit", "projected": {"defaultMode": 0o400, "sources": [{kind: projection}]}}

@@ -1,0 +1,231 @@
+"""What is to be done for one machine in the cluster: an observed world in, a Plan of steps with reasons out.
+
+Called by controller/reconcile.py, which carries the steps out in their order. Level-based: it never asks what happened,
+only how things are, so that a plan that was carried out halfway is simply made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from berth.api.order import Order
+from berth.api.virtualmachine import Power
+from berth.outcome import Wait
+from berth.plan import backoff, berthpod, history, orders, pending
+from berth.plan.conditions import AGENT_GRACE
+from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict
+from berth.plan.phases import UNKNOWN_AFTER, Life, Place, life, place
+from berth.plan.place import occupied
+from berth.plan.world import FINALIZER, Object, Pod, World, frozen_spec
+
+
+@dataclass(frozen=True, slots=True)
+class AddFinalizer:
+    """Keep the VirtualMachine until its berth is positively gone."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveFinalizer:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateBerth:
+    manifest: Object
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBerth:
+    """kubelet ends the berth, the berth asks the agent, the agent presses the guest's power button."""
+
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendOrder:
+    node: str
+    order: Order
+    digest: str
+    reason: str
+
+
+Step = AddFinalizer | RemoveFinalizer | CreateBerth | DeleteBerth | SendOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps in their order. ``record``: the status has to be written before any of them, because a controller that
+    starts anew after them could not find out again what it says."""
+
+    history: History
+    verdict: Verdict
+    steps: tuple[Step, ...] = ()
+    record: bool = False
+    look_again: float | None = None  # seconds; None: only when a bell rings
+
+
+def plan(world: World) -> Plan:
+    past = history.advance(world)
+    verdict = history.verdict(world, past)
+    steps, record = _steps(world, past, verdict)
+    return Plan(past, verdict, steps, record, _look_again(world, past, verdict))
+
+
+Decision = tuple[tuple[Step, ...], bool]
+_NOTHING: Final[Decision] = ((), False)
+
+
+def _steps(world: World, past: History, verdict: Verdict) -> Decision:
+    berth = world.berth
+    if past.last_exit != history.stored(world).last_exit:
+        return (), True
+    if berth is None:
+        return _without_berth(world, past, verdict), False
+    if berth.terminal:
+        return _with_ended_berth(world, berth, verdict), False
+    if berth.deleted is not None:
+        return _NOTHING
+    reason = _why_end(world, berth, verdict)
+    if reason:
+        return (DeleteBerth(berth.name, berth.uid, reason),), False
+    return _send(world, berth)
+
+
+def _without_berth(world: World, past: History, verdict: Verdict) -> tuple[Step, ...]:
+    machine = world.machine
+    if machine.deleted is not None:
+        free = FINALIZER in machine.finalizers and occupied(world) is None
+        return (RemoveFinalizer("its berth is gone"),) if free else ()
+    if not isinstance(verdict, StartNow) or berthpod.spec_problem(machine) or occupied(world) is not None:
+        return ()
+    epoch = max(past.epoch, world.agent.report.epoch if world.agent and world.agent.report else 0) + 1
+    create = CreateBerth(berthpod.berth_pod(machine, epoch, world.cluster), epoch, verdict.message)
+    if FINALIZER in machine.finalizers:
+        return (create,)
+    return AddFinalizer("it gets a berth"), create
+
+
+def _with_ended_berth(world: World, berth: Pod, verdict: Verdict) -> tuple[Step, ...]:
+    """An ended berth is kept, for its log, until the machine is started again, switched off or deleted."""
+    if berth.deleted is not None or isinstance(verdict, StayEnded | StartLater):
+        return ()
+    if isinstance(verdict, StartNow) and occupied(world) is not None:
+        return ()
+    return (DeleteBerth(berth.name, berth.uid, "its guest has ended"),)
+
+
+def _why_end(world: World, berth: Pod, verdict: Verdict) -> str:
+    """Why a living berth has to end; empty when it has not."""
+    if world.machine.deleted is not None:
+        return "the machine is being deleted"
+    if world.wanted is Power.OFF:
+        return "spec.power is Off"
+    if history.restart_wanted(world, berth):
+        return "a restart was asked for"
+    if _never_started(world, berth):
+        return _outdated(world, berth)
+    return ""
+
+
+def _never_started(world: World, berth: Pod) -> bool:
+    """Positively: no guest runs in this berth, so that nothing is lost by making it anew."""
+    where, agent = place(berth), world.agent
+    if where is Place.WAITING:
+        return True
+    heard = agent is not None and agent.connected
+    return where in (Place.BOUND, Place.UP) and heard and life(world) in (Life.UNSEEN, Life.COMING, Life.FAILED)
+
+
+def _outdated(world: World, berth: Pod) -> str:
+    """Why a berth whose guest has never run is replaced: what it was made from is no longer wanted."""
+    frozen, spec = frozen_spec(berth), world.machine.spec
+    if frozen is None:
+        return "its annotation berth.dev/machine was spoiled"
+    if spec is None or berthpod.spec_problem(world.machine):
+        return ""
+    changed = pending.pending_changes(frozen, spec)
+    if changed:
+        return f"{', '.join(changed)} changed before the guest ran"
+    if berth.emulation != world.cluster.emulation and not berth.running:
+        return f"the cluster's emulation is now {world.cluster.emulation}"
+    if berth.image != world.cluster.berth_image and not berth.running:
+        return "the berth's image changed"
+    return ""
+
+
+def _send(world: World, berth: Pod) -> Decision:
+    agent = world.agent
+    if berth.node is None or agent is None or not agent.connected:
+        return _NOTHING
+    order = orders.order(world.machine, berth, world.cluster)
+    if order is None:
+        return _NOTHING
+    digest = orders.digest(order)
+    if agent.sent == digest:
+        return _NOTHING
+    status = world.machine.status
+    known = status is not None and status.node == berth.node and status.epoch == berth.epoch
+    return (SendOrder(berth.node, order, digest, f"start {berth.epoch}, {order.power}"),), not known
+
+
+def _look_again(world: World, past: History, verdict: Verdict) -> float | None:
+    """Seconds until time alone can change the outcome."""
+    moments = [m for m in _moments(world, past, verdict) if m > world.now]
+    seconds = [(m - world.now).total_seconds() for m in moments]
+    if _is_stuck(world):
+        seconds.append(_poll(world))
+    waiting = _waiting(world, verdict)
+    if waiting is not None:
+        seconds.append(waiting.seconds)
+    return min(seconds, default=None)
+
+
+def _moments(world: World, past: History, verdict: Verdict) -> list[datetime]:
+    found: list[datetime] = []
+    berth, agent = world.berth, world.agent
+    if isinstance(verdict, StartLater):
+        found.append(verdict.at)
+    if berth is not None and berth.deleted is not None:
+        found.append(berth.deleted + timedelta(seconds=16))
+    if berth is not None and past.restarts and past.started_at is not None:
+        found.append(past.started_at + backoff.QUIET)
+    if berth is not None and not berth.terminal and agent is not None:
+        if agent.silent_since is not None:
+            found += [agent.silent_since + AGENT_GRACE, agent.silent_since + UNKNOWN_AFTER]
+        if agent.hypervisor_down_since is not None:
+            found.append(agent.hypervisor_down_since + AGENT_GRACE)
+    return found
+
+
+def _is_stuck(world: World) -> bool:
+    return place(world.berth) is Place.BOUND
+
+
+def needs_events(world: World) -> bool:
+    """Whether the berth takes so long to come up that its Events have to be read."""
+    created = world.berth.created if world.berth else None
+    return _is_stuck(world) and created is not None and (world.now - created).total_seconds() >= 2
+
+
+def _poll(world: World) -> float:
+    """How soon the Events of a berth that does not come up are read: every 3 s at first, later every minute."""
+    created = world.berth.created if world.berth else None
+    age = (world.now - created).total_seconds() if created else 0.0
+    return 2.0 if age < 3 else 3.0 if age < 30 else 15.0 if age < 300 else 60.0
+
+
+def _waiting(world: World, verdict: Verdict) -> Wait | None:
+    """A place that is not clear is looked at again: its node may have been deleted."""
+    if world.berth is not None and not world.berth.terminal:
+        return None
+    if isinstance(verdict, StartNow) or world.machine.deleted is not None:
+        return occupied(world)
+    return occupied(world) if isinstance(verdict, StayOff) else None

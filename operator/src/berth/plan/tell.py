@@ -1,0 +1,50 @@
+"""Two statuses of a machine → the Events a user sees with `kubectl describe vm`: changes of phase, and new problems.
+
+Called by the reconcile after a status was written, so that an Event tells what the status says. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from berth.api.virtualmachine import Phase, VirtualMachineStatus
+from berth.plan.conditions import PROGRESS
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """One Event about a machine."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+_PHASES: Final[dict[Phase, str]] = {
+    Phase.RUNNING: "Running",
+    Phase.PAUSED: "Paused",
+    Phase.STOPPING: "Stopping",
+    Phase.STOPPED: "Stopped",
+    Phase.FAILED: "Failed",
+    Phase.UNKNOWN: "Unknown",
+}
+
+
+def tells(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> list[Tell]:
+    """What is new, in the order of the conditions; the phase last."""
+    told: list[Tell] = []
+    before = {c.type: c.reason for c in (old.conditions if old else ())}
+    for c in new.conditions:
+        if c.type != "Ready" and c.status != "True" and c.reason not in PROGRESS and before.get(c.type) != c.reason:
+            told.append(Tell(c.reason, c.message, warning=True))
+    if new.phase in _PHASES and (old is None or old.phase != new.phase):
+        told.append(_phase(new))
+    return told
+
+
+def _phase(new: VirtualMachineStatus) -> Tell:
+    if new.phase is Phase.RUNNING:
+        return Tell("Running", f"Start {new.epoch}: the guest runs on node {new.node}.")
+    warning = new.phase in (Phase.FAILED, Phase.UNKNOWN)
+    return Tell(_PHASES[new.phase], new.message or f"The machine is {new.phase}.", warning)
