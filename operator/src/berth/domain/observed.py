@@ -49,3 +49,6 @@ class StartRecord:
     epoch: int
     pod_uid: str
     guest_uid: int
+    namespace: str = ""
+    name: str = ""
+    at: str = ""  # RFC 3339
