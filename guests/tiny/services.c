@@ -1,0 +1,150 @@
+/*
+ * What the tiny guest serves, all in one process:
+ *
+ *   port 80     HTTP: {"hostname": …, "uptime": …, "boot": …}; 503 for /fail and, after berth.unhealthy=S, for everything
+ *   port 7000   a counter: every client gets the next line "N\n" each 50 ms, beginning at 0, to prove that a stream goes on
+ *   port 7001   echo
+ */
+#define _GNU_SOURCE
+#include "guest.h"
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum { HTTP_PORT = 80, COUNTER_PORT = 7000, ECHO_PORT = 7001, TICK_NANOSECONDS = 50000000, MAX_FDS = 256, LISTENERS = 3 };
+enum kind { TICKER, HTTP_LISTENER, COUNTER_LISTENER, ECHO_LISTENER, HTTP_CLIENT, COUNTER_CLIENT, ECHO_CLIENT };
+
+static struct pollfd fds[MAX_FDS];
+static struct { enum kind kind; unsigned long count; } state[MAX_FDS];
+static nfds_t used;
+static double unhealthy_from = -1;
+
+static void add(int fd, enum kind kind)
+{
+    if (fd < 0 || used == MAX_FDS) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    fds[used] = (struct pollfd){.fd = fd, .events = POLLIN};
+    state[used].kind = kind;
+    state[used].count = 0;
+    used++;
+}
+
+static void drop(nfds_t i)
+{
+    close(fds[i].fd);
+    used--;
+    fds[i] = fds[used];
+    state[i] = state[used];
+}
+
+static int listener(in_port_t port)
+{
+    int yes = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 64))
+        say("cannot listen on port %d", port);
+    return fd;
+}
+
+static void answer_http(int fd)
+{
+    char request[2048], host[128], boot[64], body[384], answer[640];
+    ssize_t got = recv(fd, request, sizeof request - 1, 0);
+    request[got < 0 ? 0 : got] = '\0';
+    bool healthy = !(unhealthy_from >= 0 && uptime() >= unhealthy_from) && !strstr(request, " /fail");
+    first_line("/proc/sys/kernel/hostname", host, sizeof host);
+    first_line("/proc/sys/kernel/random/boot_id", boot, sizeof boot);
+    int size = snprintf(body, sizeof body, "{\"hostname\": \"%s\", \"uptime\": %.2f, \"boot\": \"%s\"}\n", host, uptime(), boot);
+    int total = snprintf(answer, sizeof answer,
+                         "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+                         healthy ? "200 OK" : "503 Service Unavailable", size, body);
+    send(fd, answer, (size_t)total, 0);
+    shutdown(fd, SHUT_WR);
+}
+
+/* False when the client has gone. */
+static bool echo(int fd)
+{
+    char data[4096];
+    ssize_t got = recv(fd, data, sizeof data, 0);
+    return got > 0 && send(fd, data, (size_t)got, 0) == got;
+}
+
+static bool still_there(int fd)
+{
+    char data[256];
+    return recv(fd, data, sizeof data, MSG_DONTWAIT) != 0;
+}
+
+static void tick(void)
+{
+    uint64_t times;
+    if (read(fds[0].fd, &times, sizeof times) < 0)
+        return;
+    for (nfds_t i = used; i-- > 1;) {
+        if (state[i].kind != COUNTER_CLIENT)
+            continue;
+        char line[32];
+        int size = snprintf(line, sizeof line, "%lu\n", state[i].count);
+        /* A client whose path stands still for a while misses no number: the line is said again until it fits. */
+        if (send(fds[i].fd, line, (size_t)size, MSG_DONTWAIT) == size)
+            state[i].count++;
+    }
+}
+
+static void handle(nfds_t i)
+{
+    int fd = fds[i].fd;
+    switch (state[i].kind) {
+    case TICKER: tick(); break;
+    case HTTP_LISTENER: add(accept4(fd, NULL, NULL, SOCK_CLOEXEC), HTTP_CLIENT); break;
+    case COUNTER_LISTENER: add(accept4(fd, NULL, NULL, SOCK_CLOEXEC), COUNTER_CLIENT); break;
+    case ECHO_LISTENER: add(accept4(fd, NULL, NULL, SOCK_CLOEXEC), ECHO_CLIENT); break;
+    case HTTP_CLIENT:
+        answer_http(fd);
+        drop(i);
+        break;
+    case COUNTER_CLIENT:
+        if (!still_there(fd))
+            drop(i);
+        break;
+    case ECHO_CLIENT:
+        if (!echo(fd))
+            drop(i);
+        break;
+    }
+}
+
+void serve(void)
+{
+    struct itimerspec every = {.it_interval.tv_nsec = TICK_NANOSECONDS, .it_value.tv_nsec = TICK_NANOSECONDS};
+    const char *seconds = argument("berth.unhealthy");
+    unhealthy_from = seconds ? strtod(seconds, NULL) : -1;
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGTERM, SIG_DFL);
+    int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    timerfd_settime(timer, 0, &every, NULL);
+    add(timer, TICKER);
+    add(listener(HTTP_PORT), HTTP_LISTENER);
+    add(listener(COUNTER_PORT), COUNTER_LISTENER);
+    add(listener(ECHO_PORT), ECHO_LISTENER);
+    for (;;) {
+        if (poll(fds, used, -1) < 0)
+            continue;
+        for (nfds_t i = used; i-- > 0;)
+            if (fds[i].revents)
+                handle(i);
+    }
+}
