@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validato
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 GROUP: Final = "berth.dev"
 VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
+RULE_ERROR: Final = "rule"
+"""pydantic's error type for a broken Rule; its context holds every broken one as (field, message)."""
 
 
 class Change(enum.Enum):
@@ -64,9 +66,10 @@ class Model(BaseModel):
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
-        broken = [rule.said_of(self) for rule in self.rules if not rule.holds(self)]
+        broken = [(rule.field, rule.said_of(self)) for rule in self.rules if not rule.holds(self)]
         if broken:
-            raise ValueError("; ".join(broken))
+            text = "; ".join(said for _, said in broken)
+            raise PydanticCustomError(RULE_ERROR, "{text}", {"text": text, "broken": broken})
         return self
 
     @classmethod

@@ -15,7 +15,7 @@ Opaque = dict[str, Any]
 class ObjectMeta(Lenient):
     """The part of metadata that Berth reads."""
 
-    name: str = Field(max_length=253)
+    name: str = Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
     namespace: str = "default"
     uid: str = ""
     generation: int = 0
@@ -61,7 +61,7 @@ class HttpHeader(Model):
     """A header that a probe sends."""
 
     name: str = Field(max_length=256, description="The header's name.")
-    value: str = Field(max_length=4096, description="Its value.")
+    value: str = Field(max_length=4096, description="The header's value.")
 
 
 class TcpSocket(Model):

@@ -7,6 +7,7 @@ validator here, so that the API server, the CLI and the controller say the same.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -97,18 +98,21 @@ class Probes(Model):
             "!has(self.startup) || self.startup.successThreshold == 1",
             lambda probes: probes.startup is None or probes.startup.success_threshold == 1,
             field="startup",
+            given=lambda probes: f" {probes.startup.success_threshold}",
         ),
         Rule(
             "successThreshold must be 1 here",
             "!has(self.liveness) || self.liveness.successThreshold == 1",
             lambda probes: probes.liveness is None or probes.liveness.success_threshold == 1,
             field="liveness",
+            given=lambda probes: f" {probes.liveness.success_threshold}",
         ),
     )
 
 
-def _once(values: list[Any]) -> bool:
-    return len(set(values)) == len(values)
+def _twice(values: list[Any]) -> list[Any]:
+    """What is in the list more than once."""
+    return [value for value, times in Counter(values).items() if times > 1]
 
 
 def _boot_orders(spec: VirtualMachineSpec) -> list[int]:
@@ -134,8 +138,8 @@ class VirtualMachineSpec(Model):
         Restart.ALWAYS,
         description="When the guest ends by itself: start it again Always, only OnFailure (crash, kill), or Never.",
     )
-    cpu: Cpu = Field(default_factory=Cpu, description="Processors.")
-    memory: Memory = Field(default_factory=Memory, description="Memory.")
+    cpu: Cpu = Field(default_factory=Cpu, description="The guest's processors.")
+    memory: Memory = Field(default_factory=Memory, description="The guest's memory.")
     boot: Boot = Field(
         default_factory=Boot, description="Direct kernel boot. Left out: the firmware boots from the disks."
     )
@@ -154,7 +158,7 @@ class VirtualMachineSpec(Model):
     cloud_init: CloudInit | None = Field(
         None, description="First-boot configuration, given to the guest as a NoCloud disk."
     )
-    display: Display = Field(default_factory=Display, description="Graphics.")
+    display: Display = Field(default_factory=Display, description="The guest's graphics.")
     guest_agent: Annotated[bool, NextBoot] = Field(True, description="Give the guest a channel for qemu-guest-agent.")
     shutdown: Shutdown = Field(default_factory=Shutdown, description="How the guest is stopped.")
     probes: Probes = Field(default_factory=Probes, description="Health checks of the guest.")
@@ -169,19 +173,18 @@ class VirtualMachineSpec(Model):
         Rule(
             "each disk needs a name of its own",
             "!has(self.disks) || self.disks.all(d, self.disks.exists_one(e, e.name == d.name))",
-            lambda spec: _once([disk.name for disk in spec.disks]),
+            lambda spec: not _twice([disk.name for disk in spec.disks]),
             field="disks",
+            given=lambda spec: "".join(f" {name}" for name in _twice([disk.name for disk in spec.disks])),
         ),
         Rule(
             "each bootOrder may be given to one disk only",
             "!has(self.disks) || self.disks.all(d, !has(d.bootOrder)"
             " || self.disks.exists_one(e, has(e.bootOrder) && e.bootOrder == d.bootOrder))",
-            lambda spec: _once(_boot_orders(spec)),
+            lambda spec: not _twice(_boot_orders(spec)),
             field="disks",
             given_cel=" + ".join(_twice_cel(order) for order in range(1, MOST_DISKS + 1)),
-            given=lambda spec: "".join(
-                f" {o}" for o in sorted(set(_boot_orders(spec))) if _boot_orders(spec).count(o) > 1
-            ),
+            given=lambda spec: "".join(f" {order}" for order in _twice(_boot_orders(spec))),
         ),
     )
 
@@ -236,11 +239,11 @@ class LastExit(Model):
     """How the guest ended the last time."""
 
     reason: str = Field(
-        description="GuestPoweroff, ShutDown, ForcedOff, GuestPanicked, QemuCrashed, Killed, BerthLost …"
+        description="GuestPoweroff, ShutDown, ForcedOff, GuestPanicked, QemuCrashed, Killed, BerthLost and the like."
     )
     exit_code: int = Field(description="0 when the guest ended in order, else 1.")
     message: str = Field("", description="What is known of the cause.")
-    at: str = Field(description="When.", json_schema_extra={"format": "date-time"})
+    at: str = Field(description="When it ended.", json_schema_extra={"format": "date-time"})
     epoch: int = Field(
         0, description="The start that ended so; 0 when it was ended on request, so that spec.restart has no say in it."
     )
