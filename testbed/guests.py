@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from testbed import errors, images, rootfs, settings
+from testbed import errors, images, images_archive, settings
 
 TINY = images.Image("guest-tiny", "guests/tiny/Dockerfile", f"{images.REGISTRY}/guest-tiny", "dev")
 DEBIAN = images.Image("guest-debian", "guests/debian/Dockerfile", f"{images.REGISTRY}/guest-debian", "dev")
@@ -50,7 +50,7 @@ def _unpacked(guest: images.Image, where: settings.Settings) -> Path:
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        rootfs.unpack(archive, partial)
+        images_archive.unpack(archive, partial)
         for old in folder.parent.glob(f"{guest.name}-*"):
             if old != partial:
                 shutil.rmtree(old, ignore_errors=True)

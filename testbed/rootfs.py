@@ -7,16 +7,14 @@ The repository keeps its path inside; everything else that is written goes to me
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from testbed import errors, images, settings, shell
+from testbed import errors, guests, images, images_archive, settings
 
 # The agent image without Berth's source and with the test packages: an edit of Berth does not change it.
 IMAGE = images.Image("contract", "images/agent/Dockerfile", f"{images.REGISTRY}/contract", target="contract")
@@ -61,27 +59,10 @@ def ensure(where: settings.Settings | None = None) -> Path:
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        unpack(archive, partial)
+        images_archive.unpack(archive, partial)
         _forget_others(folder)
         partial.rename(folder)
     return folder
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Lay the layers of a docker-archive over each other in `folder`."""
-    folder.mkdir(parents=True)
-    with tarfile.open(archive) as outer:
-        member = outer.extractfile("manifest.json")
-        assert member is not None
-        layers = json.load(member)[0]["Layers"]
-    for layer in layers:
-        tar = folder.with_suffix(".layer")
-        with tar.open("wb") as file:
-            subprocess.run(["tar", "-xOf", archive, layer], stdout=file, check=True)
-        for name in shell.run(["tar", "-tf", tar]).splitlines():
-            _white_out(folder, PurePosixPath(name))
-        shell.run(["tar", "-xpf", tar, "--exclude=.wh.*", "--numeric-owner", "-C", folder])
-        tar.unlink()
 
 
 def argv(command: Sequence[str], *, libvirtd: bool = False, where: settings.Settings | None = None) -> list[str]:
@@ -133,21 +114,10 @@ def run(command: Sequence[str], *, libvirtd: bool = False) -> int:
     if os.geteuid():
         raise errors.TestbedError("the agent's root file system needs root: run as root or with sudo")
     where = settings.load()
+    guests.tiny_files(where)  # nothing can be built inside
     return subprocess.run(
         argv(command, libvirtd=libvirtd, where=where), env=environment(os.environ, where), check=False
     ).returncode
-
-
-def _white_out(folder: Path, name: PurePosixPath) -> None:
-    if not name.name.startswith(".wh."):
-        return
-    parent = folder / name.parent
-    gone = list(parent.iterdir()) if name.name == ".wh..wh..opq" else [parent / name.name.removeprefix(".wh.")]
-    for path in gone:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _forget_others(folder: Path) -> None:

@@ -65,7 +65,8 @@ void mark_disk(const char *device)
         return;
     }
     before[MARKER_SIZE - 1] = '\0';
-    say("disk %s had %s", device, strncmp(before, "berth-marker ", 13) == 0 ? before + 13 : "nothing");
+    bool kept = strncmp(before, "berth-marker ", 13) == 0;
+    say("disk %s %s%s", device, kept ? "kept " : "was empty", kept ? before + 13 : "");
     bool written = pwrite(fd, now, sizeof now, MARKER_OFFSET) == MARKER_SIZE && fsync(fd) == 0;
     bool same = written && pread(fd, after, sizeof after, MARKER_OFFSET) == MARKER_SIZE && memcmp(now, after, sizeof now) == 0;
     if (same)
@@ -75,17 +76,12 @@ void mark_disk(const char *device)
     close(fd);
 }
 
-static void describe_disk(const char *name)
+static unsigned long long disk_size(const char *name)
 {
-    char path[320], sectors[32], read_only[8], serial[64];
+    char path[320], sectors[32];
     snprintf(path, sizeof path, "/sys/block/%s/size", name);
     first_line(path, sectors, sizeof sectors);
-    snprintf(path, sizeof path, "/sys/block/%s/ro", name);
-    first_line(path, read_only, sizeof read_only);
-    snprintf(path, sizeof path, "/sys/block/%s/serial", name);
-    first_line(path, serial, sizeof serial);
-    say("found /dev/%s %llu bytes %s%s%s", name, strtoull(sectors, NULL, 10) * SECTOR, strcmp(read_only, "1") == 0 ? "ro" : "rw",
-        *serial ? " serial " : "", serial);
+    return strtoull(sectors, NULL, 10) * SECTOR;
 }
 
 static int by_name(const struct dirent **left, const struct dirent **right)
@@ -98,10 +94,14 @@ static int is_disk(const struct dirent *entry)
     return strncmp(entry->d_name, "vd", 2) == 0 || strncmp(entry->d_name, "sd", 2) == 0;
 }
 
-void list_disks(void)
+void describe_disks(FILE *out, const char *prefix)
 {
     struct dirent **names;
     int count = scandir("/sys/block", &names, is_disk, by_name);
-    for (int i = 0; i < count; i++)
-        describe_disk(names[i]->d_name);
+    for (int i = 0; i < count; i++) {
+        fprintf(out, "%sdisk %s %llu\n", prefix, names[i]->d_name, disk_size(names[i]->d_name));
+        free(names[i]);
+    }
+    if (count >= 0)
+        free(names);
 }

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 /* Prints one "berth-guest: …" line on the serial console. */
 __attribute__((format(printf, 1, 2))) void say(const char *format, ...);
@@ -24,7 +25,7 @@ __attribute__((noreturn)) void watch_power_button(void);
 /* Writes a marker to the disk, reads it back and says what was found there before. */
 void mark_disk(const char *device);
 
-/* Says which disks there are. */
-void list_disks(void);
+/* One line for each disk: "disk NAME BYTES". */
+void describe_disks(FILE *out, const char *prefix);
 
 #endif

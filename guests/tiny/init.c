@@ -4,7 +4,7 @@
  *
  *   "berth-guest: up SECONDS"     the first line any process prints
  *   "berth-guest: ip ADDRESS"     after DHCP (which also sets route, DNS, MTU and host name)
- *   a shell on ttyS0, the services in services.c, a clean power-off when the ACPI power button is pressed
+ *   a shell on ttyS0 as soon as a line is typed there, the services in services.c, a clean power-off when the ACPI power button is pressed
  *
  * Kernel arguments: berth.panic=S, berth.poweroff=S, berth.reboot=S and berth.exit=S (init ends: the kernel panics) after S
  * seconds; berth.ignore_button; berth.unhealthy=S (HTTP answers 503 from then on); berth.write=/dev/vdX; berth.nodhcp.
@@ -17,6 +17,7 @@
 #include <linux/reboot.h>
 #include <net/if.h>
 #include <signal.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -131,8 +132,10 @@ static void start_dhcp(const char *nic)
     if (!bring_up(nic) || fork() != 0)
         return;
     const char *path = "/bin/udhcpc";
+    int silence = open("/dev/null", O_RDWR);
+    dup2(silence, STDOUT_FILENO);
+    dup2(silence, STDERR_FILENO);
     execl(path, "udhcpc", "-f", "-q", "-i", nic, "-t", "30", "-T", "1", "-A", "1", "-O", "mtu", "-O", "search", "-s", "/etc/dhcp", NULL);
-    say("%s: %s", path, strerror(errno));
     _exit(1);
 }
 
@@ -158,6 +161,9 @@ static pid_t start_shell(void)
     struct winsize size = {.ws_row = 24, .ws_col = 80}; /* without a size the shell asks the terminal, which garbles logs */
     ioctl(fd, TIOCSCTTY, 0);
     ioctl(fd, TIOCSWINSZ, &size);
+    /* Without anybody typing no prompt gets in among the lines that tests look for. */
+    struct pollfd typed = {.fd = fd, .events = POLLIN};
+    poll(&typed, 1, -1);
     for (int i = 0; i < 3; i++)
         dup2(fd, i);
     setenv("PS1", "berth-guest# ", 1);
@@ -221,10 +227,12 @@ int main(void)
 {
     mount_all();
     use_console();
+    sethostname("berth-guest", strlen("berth-guest"));
     say("up %.2f", uptime());
     signal(SIGTERM, leave);
     load_modules();
-    list_disks();
+    describe_disks(stdout, "berth-guest: ");
+    fflush(stdout);
     const char *disk = argument("berth.write");
     if (disk)
         mark_disk(strdup(disk));

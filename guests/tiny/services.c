@@ -1,8 +1,9 @@
 /*
  * What the tiny guest serves, all in one process:
  *
- *   port 80     HTTP: {"hostname": …, "uptime": …, "boot": …}; 503 for /fail and, after berth.unhealthy=S, for everything
- *   port 7000   a counter: every client gets the next line "N\n" each 50 ms, beginning at 0, to prove that a stream goes on
+ *   port 80     HTTP, a line each: hostname, uptime, boot_id, cpus, memory_kib, "disk NAME BYTES"; the status is 503 for
+ *               /fail and, after berth.unhealthy=S, for everything
+ *   port 7000   a counter: every client gets the next line "N\n" each 50 ms, beginning at 1, to prove that a stream goes on
  *   port 7001   echo
  */
 #define _GNU_SOURCE
@@ -58,19 +59,32 @@ static int listener(in_port_t port)
     return fd;
 }
 
+static void describe(FILE *out)
+{
+    char line[128];
+    first_line("/proc/sys/kernel/hostname", line, sizeof line);
+    fprintf(out, "hostname %s\nuptime %.2f\n", line, uptime());
+    first_line("/proc/sys/kernel/random/boot_id", line, sizeof line);
+    fprintf(out, "boot_id %s\ncpus %ld\n", line, sysconf(_SC_NPROCESSORS_ONLN));
+    first_line("/proc/meminfo", line, sizeof line);
+    fprintf(out, "memory_kib %lu\n", strtoul(line + strcspn(line, "0123456789"), NULL, 10));
+    describe_disks(out, "");
+}
+
 static void answer_http(int fd)
 {
-    char request[2048], host[128], boot[64], body[384], answer[640];
+    char request[2048], body[4096] = "", head[256];
     ssize_t got = recv(fd, request, sizeof request - 1, 0);
     request[got < 0 ? 0 : got] = '\0';
     bool healthy = !(unhealthy_from >= 0 && uptime() >= unhealthy_from) && !strstr(request, " /fail");
-    first_line("/proc/sys/kernel/hostname", host, sizeof host);
-    first_line("/proc/sys/kernel/random/boot_id", boot, sizeof boot);
-    int size = snprintf(body, sizeof body, "{\"hostname\": \"%s\", \"uptime\": %.2f, \"boot\": \"%s\"}\n", host, uptime(), boot);
-    int total = snprintf(answer, sizeof answer,
-                         "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
-                         healthy ? "200 OK" : "503 Service Unavailable", size, body);
-    send(fd, answer, (size_t)total, 0);
+    FILE *out = fmemopen(body, sizeof body, "w");
+    describe(out);
+    long size = ftell(out);
+    fclose(out);
+    int length = snprintf(head, sizeof head, "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %ld\r\nConnection: close\r\n\r\n",
+                          healthy ? "200 OK" : "503 Service Unavailable", size);
+    send(fd, head, (size_t)length, MSG_MORE);
+    send(fd, body, (size_t)size, 0);
     shutdown(fd, SHUT_WR);
 }
 
@@ -97,7 +111,7 @@ static void tick(void)
         if (state[i].kind != COUNTER_CLIENT)
             continue;
         char line[32];
-        int size = snprintf(line, sizeof line, "%lu\n", state[i].count);
+        int size = snprintf(line, sizeof line, "%lu\n", state[i].count + 1);
         /* A client whose path stands still for a while misses no number: the line is said again until it fits. */
         if (send(fds[i].fd, line, (size_t)size, MSG_DONTWAIT) == size)
             state[i].count++;
