@@ -34,7 +34,7 @@ class Gathered:
     present: frozenset[str] = frozenset()
     """The pods whose berth process runs here (of those that order, guest and record name)."""
     lost: frozenset[str] = frozenset()
-    """The pods whose berth process was here once (a guest or record in it proves that) and positively is not any more."""
+    """The pods whose berth process was here once (a guest or record of it proves that) and positively is not now."""
     linked: bool = False
     """Whether the control connection to the berth is open."""
     served: bool = False
