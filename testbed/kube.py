@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import yaml
 from kubernetes import client, config
 
+from testbed.guests import TINY_ARGS
+
 Json = dict[str, Any]
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
@@ -130,7 +132,7 @@ def tiny(name: str, *, args: str = "", **spec: Any) -> Json:
     kernel = {
         "image": "ghcr.io/berth-dev/guest-tiny:dev",
         "initrdPath": "/boot/initrd",
-        "args": f"console=ttyS0 {args}".strip(),
+        "args": f"{TINY_ARGS} {args}".strip(),
     }
     base: Json = {"memory": {"size": "128Mi"}, "boot": {"kernel": kernel}, "shutdown": {"gracePeriodSeconds": 20}}
     return {
