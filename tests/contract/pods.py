@@ -80,9 +80,28 @@ class FakePod:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(berth, self.root / "usr/local/bin/berth")
         (self.root / "etc/resolv.conf").write_text("search ns.svc.cluster.local cluster.local\nnameserver 10.96.0.10\n")
-        command = ["unshare", "-n", "-m", "-p", "--fork", "--kill-child", "sh", "-euc", _START, "start", str(self.root), ""]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        pause = ["sh", "-c", 'kill -STOP $$; exec "$@"', "pause"]  # until it is in its cgroups
+        command = [
+            *pause,
+            "unshare",
+            "-n",
+            "-m",
+            "-p",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-euc",
+            _START,
+            "start",
+            str(self.root),
+            "",
+        ]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        until(lambda: ") T " in Path(f"/proc/{self._process.pid}/stat").read_text(), what="the pause")  # type: ignore[union-attr]
         self._place(self._process.pid)
+        self._process.send_signal(signal.SIGCONT)
         until(self._find_pid, what="the berth process")
         until(lambda: self._socket("control.sock") and self._socket("console.sock"), what="the berth's sockets")
         return self
@@ -108,7 +127,10 @@ class FakePod:
             (place / "cgroup.procs").write_text(str(pid))
 
     def _make(self, hierarchy: cgroups.Hierarchy, place: Path) -> None:
-        for parent in [*reversed(place.relative_to(hierarchy.mountpoint).parents), place.relative_to(hierarchy.mountpoint)]:
+        for parent in [
+            *reversed(place.relative_to(hierarchy.mountpoint).parents),
+            place.relative_to(hierarchy.mountpoint),
+        ]:
             path = hierarchy.mountpoint / parent
             if not path.is_dir():
                 path.mkdir()

@@ -244,7 +244,9 @@ def test_costs_less_than_a_mebibyte_and_no_thread(berth: Running) -> None:
     berth.guest().sendall(b"x" * 60_000)
     berth.read(60_000)
     status = dict(
-        line.split(":\t") for line in Path(f"/proc/{berth.process.pid}/status").read_text().splitlines() if ":\t" in line
+        line.split(":\t")
+        for line in Path(f"/proc/{berth.process.pid}/status").read_text().splitlines()
+        if ":\t" in line
     )
     assert int(status["VmRSS"].split()[0]) < 1024
     assert status["Threads"] == "1"
@@ -261,7 +263,7 @@ def test_vnc_relays_both_ways_and_ends_with_the_screen(program: Path, tmp_path: 
     screen = socket.socket(socket.AF_UNIX)
     screen.bind(str(tmp_path / "vnc.sock"))
     screen.listen()
-    command = [program, "vnc", tmp_path / "vnc.sock"]
+    command: list[str | Path] = [program, "vnc", tmp_path / "vnc.sock"]
     client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     line, _ = screen.accept()
     assert client.stdin and client.stdout
@@ -270,7 +272,12 @@ def test_vnc_relays_both_ways_and_ends_with_the_screen(program: Path, tmp_path: 
     client.stdin.write(b"RFB 003.008\n")
     client.stdin.flush()
     assert line.recv(12) == b"RFB 003.008\n"
-    sender = threading.Thread(target=lambda: (line.sendall(b"p" * 1_000_000), line.close()))
+
+    def paint() -> None:
+        line.sendall(b"p" * 1_000_000)
+        line.close()
+
+    sender = threading.Thread(target=paint)
     sender.start()  # more than the pipes hold: somebody has to read meanwhile
     assert len(client.stdout.read()) == 1_000_000
     sender.join()

@@ -16,7 +16,14 @@ from berth.effects import cgroups
 from tests.contract import pods
 
 GUEST_UID = 1_900_000_123
-BEFORE = ("setpriv", f"--reuid={GUEST_UID}", f"--regid={GUEST_UID}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
+BEFORE = (
+    "setpriv",
+    f"--reuid={GUEST_UID}",
+    f"--regid={GUEST_UID}",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+)
 TELL = r"""#!/bin/sh
 echo "args $*"
 grep -E '^(Uid|Gid|Cap|NoNewPrivs)' /proc/self/status

@@ -43,7 +43,7 @@ def open_beneath(folder: int, path: str, flags: int, *, symlinks: bool = False, 
     if not symlinks:
         resolve |= syscalls.RESOLVE_NO_SYMLINKS
     try:
-        return syscalls.openat2(folder, path.lstrip("/") or ".", flags | os.O_NOCTTY, mode, resolve)
+        return syscalls.openat2(folder, path.lstrip("/") or ".", flags, mode, resolve)
     except FileNotFoundError as error:
         raise PathMissing(f"{path}: there is no such file; check the path") from error
     except NotADirectoryError as error:

@@ -1,0 +1,51 @@
+"""What the contract tests share. They need root: namespaces, mounts, cgroups."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from berth.effects.berths import NodeBerths
+from berth.effects.folders import MachineFolders
+from tests.contract import pods
+
+
+@pytest.fixture(scope="session")
+def berth_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pods.binary("berth", tmp_path_factory.mktemp("berth"))
+
+
+@pytest.fixture
+def start_pod(berth_program: Path, tmp_path: Path) -> Iterator[Callable[..., pods.FakePod]]:
+    """Start pods that are taken away after the test."""
+    started: list[pods.FakePod] = []
+
+    def start(**options: str) -> pods.FakePod:
+        pod = pods.FakePod(
+            tmp_path / f"pod{len(started)}", **{"node": f"test-{tmp_path.name}".replace("_", "")} | options
+        )
+        started.append(pod)
+        return pod.start(berth_program)
+
+    yield start
+    for pod in started:
+        pod.stop()
+
+
+@pytest.fixture
+def machines() -> Iterator[MachineFolders]:
+    """The machines' folders, on a file system of their own as /run is; a short path, for there are sockets in it."""
+    root = Path(tempfile.mkdtemp(prefix="vms-"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", root], check=True)
+    yield MachineFolders(root)
+    subprocess.run(["umount", "--recursive", root], check=True)
+    root.rmdir()
+
+
+@pytest.fixture
+def berths(machines: MachineFolders) -> NodeBerths:
+    return NodeBerths(machines, rescan_seconds=0)
