@@ -205,6 +205,6 @@ class Prober(Protocol):
 class Journal(Protocol):
     """What QEMU had to say."""
 
-    def last_words(self, vm_name: str) -> str:
+    def last_words(self, vm_uid: str) -> str:
         """The last telling line that QEMU left in libvirt's log of the domain; empty when there is none."""
         ...

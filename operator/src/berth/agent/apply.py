@@ -1,0 +1,211 @@
+"""The steps of a plan, carried out: each step in, one call of a port. Called by reconcile.py.
+
+Steps that do not need each other run side by side. It decides nothing; a step that fails raises what the port raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final, assert_never
+
+from berth.agent.machines import Machine, Machines, Place
+from berth.agent.world import World
+from berth.api.order import NodeFacts, Order
+from berth.domain import build, host, metadata, xml
+from berth.domain.observed import StartRecord
+from berth.effects.ports import Berth
+from berth.errors import BerthError, HostFault, Unavailable
+from berth.plan import steps
+from berth.plan.gathered import Gathered
+from berth.plan.steps import Step
+
+_SIDE_BY_SIDE: Final = (steps.LinkBerth, steps.PrepareCgroup, steps.PrepareMedia, steps.CreateTaps)
+EXIT_TIMEOUT: Final = 5.0
+LINK_RETRY: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class StepFailed(Exception):
+    """Which step it was; the cause says why."""
+
+    def __init__(self, step: Step, cause: Exception) -> None:
+        super().__init__(f"{type(step).__name__}: {cause}")
+        self.step = step
+        self.cause = cause
+
+
+def groups(plan: tuple[Step, ...]) -> Iterator[list[Step]]:
+    """Neighbours that may run side by side, together; all others alone."""
+    group: list[Step] = []
+    for step in plan:
+        if group and not (isinstance(step, _SIDE_BY_SIDE) and isinstance(group[-1], _SIDE_BY_SIDE)):
+            yield group
+            group = []
+        group.append(step)
+    if group:
+        yield group
+
+
+class Applier:
+    def __init__(self, world: World, machines: Machines, ring: Callable[..., None]) -> None:
+        self._world = world
+        self._machines = machines
+        self._ring = ring
+
+    async def apply(
+        self, machine: Machine, g: Gathered, plan: tuple[Step, ...], facts: NodeFacts, doing: Callable[[Step], None]
+    ) -> None:
+        """All steps; StepFailed at the first that fails, when nothing of the plan is under way any more."""
+        for group in groups(plan):
+            doing(group[-1])
+            taken = await asyncio.gather(
+                *(self._timed(machine, g, step, facts) for step in group), return_exceptions=True
+            )
+            for step, result in zip(group, taken, strict=True):
+                if isinstance(result, Exception):
+                    raise StepFailed(step, result) from result
+                if isinstance(result, BaseException):
+                    raise result
+
+    async def _timed(self, machine: Machine, g: Gathered, step: Step, facts: NodeFacts) -> None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        await self._take(machine, g, step, facts)
+        machine.phases[type(step).__name__] = loop.time() - begin
+
+    async def _take(self, machine: Machine, g: Gathered, step: Step, facts: NodeFacts) -> None:
+        run, world, uid = self._world.run, self._world, machine.uid
+        match step:
+            case steps.RefuseOrder() | steps.CannotRun() | steps.WaitFor():
+                pass
+            case steps.LinkBerth(pod_uid=pod):
+                self._link(machine, machine.place(pod))
+            case steps.PrepareCgroup(order=order):
+                await run(world.berths.prepare_cgroup, uid, self._machines.guest_uid(machine), _berth(machine, order))
+            case steps.PrepareMedia(order=order):
+                await self._prepare_media(machine, order)
+            case steps.CreateTaps(order=order):
+                place, guest_uid = _place(machine, order), self._machines.guest_uid(machine)
+                place.taps = await run(world.network.create_taps, uid, guest_uid, order.machine.nics)
+            case steps.CreatePaused(order=order):
+                await self._create(machine, order, facts)
+            case steps.AttachNetwork(order=order):
+                await run(world.network.attach, uid, _berth(machine, order), order.machine.nics, _hostname(order))
+                _place(machine, order).served = True
+            case steps.ServeNetwork(order=order):
+                await run(world.network.serve, uid, _berth(machine, order), order.machine.nics, _hostname(order))
+                _place(machine, order).served = True
+            case steps.MarkStarted(order=order):
+                await run(world.berths.record_start, uid, self._record(machine, order))
+            case steps.Resume():
+                await run(world.hypervisor.resume, uid)
+                machine.resumed_at = asyncio.get_running_loop().time()
+            case steps.Suspend():
+                await run(world.hypervisor.suspend, uid)
+            case steps.RecordOrder(order=order):
+                await run(world.hypervisor.set_metadata, uid, metadata.to_json(order))
+            case steps.PressPowerButton():
+                await run(world.hypervisor.press_power_button, uid)
+                machine.pressed_at = asyncio.get_running_loop().time()
+            case steps.Destroy():
+                await run(world.hypervisor.destroy, uid)
+            case steps.ExitBerth(pod_uid=pod, exit_code=code, note=note):
+                await self._exit(machine.place(pod), code, note)
+            case steps.CleanUp():
+                await self._clean_up(machine)
+            case _ as never:
+                assert_never(never)
+
+    async def _prepare_media(self, machine: Machine, order: Order) -> None:
+        hardware = order.machine
+        _place(machine, order).files = await self._world.run(
+            self._world.media.prepare,
+            machine.uid,
+            self._machines.guest_uid(machine),
+            _berth(machine, order),
+            disks=hardware.disks,
+            kernel=hardware.kernel,
+            cloud_init=hardware.cloud_init,
+            vnc=hardware.vnc,
+        )
+
+    async def _create(self, machine: Machine, order: Order, facts: NodeFacts) -> None:
+        place = _place(machine, order)
+        accelerator = host.choose_accelerator(order.emulation, kvm_usable=facts.kvm_usable)
+        if place.files is None or accelerator is None:
+            raise HostFault("the plan creates a domain before its files and its host are known", reason="InternalError")
+        this_host = host.Host(accelerator=accelerator, guest_uid=self._machines.guest_uid(machine))
+        domain = xml.render(build.build(order, place.files, place.taps, this_host))
+        machine.new_start()
+        await self._world.run(self._world.hypervisor.create_paused, domain)
+
+    def _record(self, machine: Machine, order: Order) -> StartRecord:
+        return StartRecord(
+            epoch=order.epoch,
+            pod_uid=order.berth.pod_uid,
+            guest_uid=self._machines.guest_uid(machine),
+            namespace=order.namespace,
+            name=order.name,
+            at=self._world.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+
+    def _link(self, machine: Machine, place: Place) -> None:
+        """Begin to connect; nothing waits for it. The bell rings when it stands, when it fails, and when it ends."""
+        if place.link is None and place.linking is None and place.berth is not None:
+            connecting = self._connect(machine, place, place.berth)
+            place.linking = asyncio.create_task(connecting, name=f"link {place.pod_uid}")
+
+    async def _connect(self, machine: Machine, place: Place, berth: Berth) -> None:
+        def on_shutdown() -> None:
+            place.shutdown_asked = True
+            self._ring(machine.uid)
+
+        def on_lost() -> None:
+            place.link = None
+            self._ring(machine.uid)
+
+        try:
+            place.link = await self._world.links.connect(berth, on_shutdown, on_lost)
+        except BerthError as error:
+            _log.info(
+                "no line to the berth yet", extra={"vm": machine.uid, "reason": error.reason, "error": str(error)}
+            )
+            self._ring(machine.uid, LINK_RETRY)
+        finally:
+            place.linking = None
+
+    async def _exit(self, place: Place, code: int, note: str) -> None:
+        if place.linking is not None:
+            await asyncio.wait([place.linking], timeout=EXIT_TIMEOUT)
+        if place.link is None:
+            raise Unavailable(
+                "there is no line to the berth to tell it that the guest ended", reason="BerthUnreachable"
+            )
+        async with asyncio.timeout(EXIT_TIMEOUT):
+            await place.link.exit(code, note)
+        place.exit_told_at = asyncio.get_running_loop().time()
+
+    async def _clean_up(self, machine: Machine) -> None:
+        await self._world.run(self._world.network.detach, machine.uid)
+        await self._world.run(self._world.berths.forget, machine.uid)
+        ordered = machine.order.berth.pod_uid if machine.order is not None else None
+        for pod in [pod for pod in machine.places if pod != ordered]:
+            machine.places.pop(pod).close()
+
+
+def _place(machine: Machine, order: Order) -> Place:
+    return machine.place(order.berth.pod_uid)
+
+
+def _berth(machine: Machine, order: Order) -> Berth:
+    berth = _place(machine, order).berth
+    if berth is None:
+        raise Unavailable(f"the berth process of pod {order.berth.pod_name} is not there", reason="BerthGone")
+    return berth
+
+
+def _hostname(order: Order) -> str:
+    return order.machine.cloud_init.hostname if order.machine.cloud_init is not None else order.name

@@ -1,0 +1,138 @@
+"""Everything a plan rests on, asked of the ports: one machine in, Gathered out. Called by reconcile.py.
+
+It changes nothing in the world, only what the machine remembers of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from berth.agent.machines import Machine, Place
+from berth.agent.world import World
+from berth.api.order import NodeFacts
+from berth.domain import xml
+from berth.domain.observed import Guest, StartRecord
+from berth.effects.ports import Berth
+from berth.errors import HypervisorDown
+from berth.plan import fate
+from berth.plan.gathered import FATE_PATIENCE, Gathered
+
+SURE_SECONDS: Final = 1.0
+"""A berth process that was never seen by this agent is lost only when it is missed twice, this far apart."""
+EXIT_SECONDS: Final = 5.0
+"""A berth that was told to exit and lives on is told again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one pass in a worker thread brought."""
+
+    hypervisor: bool
+    guest: Guest | None
+    record: StartRecord | None
+    folder: bool
+    berths: dict[str, Berth | None]
+
+
+async def gather(world: World, machine: Machine, facts: NodeFacts, now: float) -> Gathered:
+    seen = await world.run(_look, world, machine)
+    machine.guest, machine.record = seen.guest, seen.record
+    if seen.guest is not None:
+        machine.guest_uid = seen.guest.guest_uid
+    elif seen.record is not None:
+        machine.guest_uid = seen.record.guest_uid
+    present, lost = _berths(machine, seen, now)
+    pod = machine.pods()[0] if machine.pods() else None
+    place = machine.place(pod) if pod is not None else Place("")
+    await _end(world, machine, seen, place, lost, now)
+    return Gathered(
+        uid=machine.uid,
+        order=machine.order,
+        hypervisor=seen.hypervisor,
+        guest=seen.guest,
+        record=seen.record,
+        folder=seen.folder,
+        present=frozenset(present),
+        lost=frozenset(lost),
+        linked=place.link is not None or place.linking is not None,
+        served=place.served,
+        shutdown_asked=place.shutdown_asked,
+        button_age=_age(machine.pressed_at, now),
+        resume_age=_age(machine.resumed_at, now),
+        fate=machine.ended.fate,
+        ended_age=FATE_PATIENCE if machine.ended.missed_at is None else now - machine.ended.missed_at,
+        exit_told=place.exit_told_at is not None and now - place.exit_told_at < EXIT_SECONDS,
+        kvm_usable=facts.kvm_usable,
+        kvm_reason=facts.kvm_reason,
+    )
+
+
+def _look(world: World, machine: Machine) -> _Seen:
+    """Blocking: the ports' part of it."""
+    try:
+        domain = world.hypervisor.domain(machine.uid)
+        hypervisor = True
+    except HypervisorDown:
+        domain, hypervisor = None, False
+    guest = xml.read(domain) if domain is not None else None
+    if not hypervisor:
+        guest = machine.guest  # not observed is not gone
+    record = world.berths.start_record(machine.uid)
+    pods = {guest.order.berth.pod_uid} if guest is not None else set()
+    pods |= {record.pod_uid} if record is not None else set()
+    pods |= {machine.order.berth.pod_uid} if machine.order is not None else set()
+    found = {pod: _berth(world, machine, pod) for pod in pods}
+    folder = record is not None or machine.uid in world.berths.folders()
+    return _Seen(hypervisor, guest, record, folder, found)
+
+
+def _berth(world: World, machine: Machine, pod: str) -> Berth | None:
+    place = machine.places.get(pod)
+    known = place.berth if place is not None else None
+    if known is not None and world.berths.alive(known):
+        return known
+    return world.berths.find(pod)
+
+
+def _berths(machine: Machine, seen: _Seen, now: float) -> tuple[set[str], set[str]]:
+    """Which of the pods are present, and which are positively lost."""
+    present, lost = set(), set()
+    proven = {seen.guest.order.berth.pod_uid} if seen.guest is not None else set()
+    proven |= {seen.record.pod_uid} if seen.record is not None else set()
+    for pod, berth in seen.berths.items():
+        place = machine.place(pod)
+        place.berth = berth
+        if berth is not None:
+            present.add(pod)
+            place.seen, place.missed_at = True, None
+            continue
+        place.missed_at = now if place.missed_at is None else place.missed_at
+        if place.seen or (pod in proven and now - place.missed_at >= SURE_SECONDS):
+            lost.add(pod)
+    return present, lost
+
+
+async def _end(world: World, machine: Machine, seen: _Seen, place: Place, lost: set[str], now: float) -> None:
+    """When the domain is missed: wait a moment for the event that tells why, then settle the fate."""
+    ended = machine.ended
+    if seen.guest is not None or seen.record is None or not seen.hypervisor:
+        ended.missed_at = None
+        return
+    if ended.missed_at is None:
+        ended.missed_at = now
+    if ended.fate is not None or (ended.stopped is None and now - ended.missed_at < FATE_PATIENCE):
+        return
+    ending = fate.Ending(
+        stopped=ended.stopped,
+        by_host=ended.by_host,
+        panicked=ended.panicked,
+        shutdown_asked=place.shutdown_asked,
+        berth_lost=place.pod_uid in lost,
+        last_words=await world.run(world.journal.last_words, machine.uid),
+    )
+    ended.fate = fate.fate(ending, world.now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+def _age(since: float | None, now: float) -> float | None:
+    return None if since is None else now - since

@@ -1,0 +1,41 @@
+"""The ports an agent works with, put together by main.py or by a test, and how blocking ones are called."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ParamSpec, Protocol, TypeVar
+
+from berth.effects.ports import BerthLinks, Berths, Hypervisor, Journal, Media, Network, Prober
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """Calls something that blocks without stopping the loop."""
+
+    def __call__(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    hypervisor: Hypervisor
+    berths: Berths
+    links: BerthLinks
+    media: Media
+    network: Network
+    journal: Journal
+    prober: Prober
+    run: Runner
+    now: Callable[[], datetime]
+
+
+def in_threads(executor: Executor) -> Runner:
+    async def run(call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, lambda: call(*args, **kwargs))
+
+    return run
