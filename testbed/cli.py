@@ -10,9 +10,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from testbed import errors, settings, topology
+from testbed import errors, prerequisites, settings, topology
+from testbed import install as installation
 from testbed.binaries import catalog, ensure
-from testbed.cluster import api, apply, nodes, objects, processes, reconcile, teardown, units
+from testbed.cluster import api, nodes, objects, processes, reconcile, teardown, units
 from testbed.progress import Progress
 
 COMPONENTS = {"apiserver": "kube-apiserver", "kcm": "kube-controller-manager", "scheduler": "kube-scheduler"}
@@ -33,6 +34,7 @@ def up() -> None:
     """Bring the cluster up, or repair it; does nothing when all is well."""
     where, shape = _load()
     with Progress() as progress:
+        prerequisites.ensure(progress, prerequisites.CLUSTER)
         reconcile.up(where, shape, progress)
     progress.say(f"cluster is up after {progress.seconds():.1f} s: export KUBECONFIG={where.kubeconfig}")
 
@@ -52,6 +54,13 @@ def kubeconfig() -> None:
     click.echo(where.kubeconfig)
 
 
+@cli.command("prerequisites")
+def install_prerequisites() -> None:
+    """Only install the Debian packages that are missing."""
+    with Progress() as progress:
+        prerequisites.ensure(progress, (*prerequisites.CLUSTER, *prerequisites.IMAGES))
+
+
 @cli.command()
 def binaries() -> None:
     """Only fetch or build the programs."""
@@ -68,11 +77,15 @@ def load_image(archives: tuple[Path, ...]) -> None:
     """Import image archives (OCI or docker) into every node."""
     where, shape = _load()
     with Progress() as progress:
-        machine = reconcile.machine(where, shape, ensure.ensure(where, progress, ("containerd",)), progress)
-        for archive in archives:
-            for node in shape.nodes:
-                with progress.task(f"{archive.name} → {node.name}"):
-                    apply.load_image(machine, node, str(archive))
+        installation.load(where, shape, progress, archives)
+
+
+@cli.command()
+def install() -> None:
+    """Build Berth's images, load them into the nodes and install the chart."""
+    where, shape = _load()
+    with Progress() as progress:
+        installation.install(where, shape, progress)
 
 
 @cli.command("node-exec", context_settings={"ignore_unknown_options": True})

@@ -1,4 +1,4 @@
-"""Shows long work as it goes: a live table on a terminal, plain lines elsewhere. Work reports here, nothing else prints.
+"""Shows long work as it goes: a live table on a terminal, plain lines elsewhere. Nothing else prints.
 
 Every part of the testbed gets a Progress and calls start, note and finish; the same calls make both kinds of output.
 """

@@ -39,7 +39,7 @@ def run(
             check=False,
         )
     except FileNotFoundError as error:
-        raise errors.Unavailable(f"{words[0]}: not installed; run scripts/prerequisites") from error
+        raise errors.Unavailable(f"{words[0]}: not installed; run `python -m testbed prerequisites`") from error
     except subprocess.TimeoutExpired as error:
         raise errors.NotReady(f"`{' '.join(words)}` did not end within {timeout:.0f} s") from error
     if done.returncode:

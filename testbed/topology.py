@@ -1,4 +1,4 @@
-"""Turns kind-config.yaml into the nodes, addresses and subnets of the built-in cluster. Pure; called by cli.py and tests.
+"""Turns kind-config.yaml into the nodes, addresses and subnets of the built-in cluster. Pure.
 
 kind reads the same file, so both clusters have the same shape. What the built-in cluster cannot do is refused here.
 """
@@ -67,7 +67,7 @@ def parse(text: str, index: int = 0) -> Topology:
     name = f"{config.get('name', 'kind')}{index or ''}"
     pods = _shifted(networking.get("podSubnet", "10.244.0.0/16"), "networking.podSubnet", index)
     services = _subnet(networking.get("serviceSubnet", "10.96.0.0/16"), "networking.serviceSubnet")
-    links = ipaddress.ip_network(f"10.{200 + index}.0.0/24")
+    links = ipaddress.IPv4Network(f"10.{200 + index}.0.0/24")
     return Topology(
         name=name,
         gateway=str(links[1]),

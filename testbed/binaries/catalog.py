@@ -13,7 +13,10 @@ KUBERNETES = "1.36.3"
 # The newest Go that any module here asks for; go.sum pins the modules, this pins the compiler.
 GO = "1.26.8"
 # Directory hashes (the form go.sum uses) of golang.org/toolchain@v0.0.1-go<GO>.linux-<arch>.
-GO_TOOLCHAIN = {"amd64": "", "arm64": ""}
+GO_TOOLCHAIN = {
+    "amd64": "h1:ZOmGe1OnfREDMIdb1Qi4G9JSuDPBLGExZMQ4nis1RXM=",
+    "arm64": "h1:sYL/O6MqS68ML0kjsQ36WoYIpJqkw60TxizWUYUKQMc=",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Release:
     checksum: str = ""
     member: str = ""  # a template: where a tool lies in the archive; empty when the download is the program itself
     linker_flags: tuple[str, ...] = ()
+    ours: bool = False  # its source lies in testbed/go: the cache key follows the source
 
     def tool(self, name: str) -> Tool:
         return next(tool for tool in self.tools if tool.name == name)
@@ -74,7 +78,7 @@ def _kubernetes(name: str, *version_arguments: str) -> Tool:
     return Tool(name, f"k8s.io/kubernetes/cmd/{name}", version_arguments or ("--version",))
 
 
-RELEASES = (
+RELEASES: tuple[Release, ...] = (
     Release(
         "kubernetes",
         KUBERNETES,
@@ -129,6 +133,14 @@ RELEASES = (
             f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor={KUBERNETES.split('.')[0]}",
             f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={KUBERNETES.split('.')[1]}",
         ),
+    ),
+    # The cluster's own services: small programs of ours around published libraries.
+    Release("provisioner", "1", (Tool("provisioner", "testbed/provisioner"),), ours=True),
+    Release("dns", "1", (Tool("dns", "testbed/dns"),), ours=True),
+    Release(
+        "metrics-server",
+        "0.9.0",
+        (Tool("metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server", ("--version",)),),
     ),
 )
 

@@ -6,6 +6,7 @@ The cache is filled one release at a time, by a rename, so a kill never leaves h
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ from testbed.binaries.download import Downloader
 from testbed.progress import Progress, Task
 from testbed.settings import Settings
 
+PEOPLES_TOOLS = frozenset({"kubectl", "helm"})
+
 
 def ensure(settings: Settings, progress: Progress, names: Sequence[str]) -> dict[str, Path]:
     """Paths of all tools of the named releases; fetches what is missing."""
@@ -31,12 +34,33 @@ def ensure(settings: Settings, progress: Progress, names: Sequence[str]) -> dict
 
 
 def _release(settings: Settings, progress: Progress, release: Release, downloader: Downloader) -> Mapping[str, Path]:
-    folder = settings.cache / "bin" / f"{release.name}-{release.version}"
+    folder = settings.cache / "bin" / f"{release.name}-{_version(settings, release)}"
     with _locked(settings.cache / "bin" / f".{release.name}.lock"):
         if not folder.exists():
             with progress.task(f"binaries: {release.name} {release.version}") as task:
                 _fill(settings, release, folder, downloader, task)
-    return {tool.name: folder / tool.name for tool in release.tools}
+    paths = {tool.name: folder / tool.name for tool in release.tools}
+    for name in PEOPLES_TOOLS & set(paths):
+        _link(settings.cache / "tools" / name, paths[name])
+    return paths
+
+
+def _link(link: Path, target: Path) -> None:
+    """Point a stable path at the pinned version; scripts/env.sh has its folder on the PATH."""
+    if link.is_symlink() and link.readlink() == target:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    partial = link.with_name(f".{link.name}.{os.getpid()}")
+    partial.symlink_to(target)
+    partial.replace(link)
+
+
+def _version(settings: Settings, release: Release) -> str:
+    if not release.ours:
+        return release.version
+    sources = sorted((settings.repository / "testbed" / "go" / release.name).iterdir())
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return f"{release.version}-{digest[:12]}"
 
 
 def _fill(settings: Settings, release: Release, folder: Path, downloader: Downloader, task: Task) -> None:
@@ -51,7 +75,7 @@ def _fill(settings: Settings, release: Release, folder: Path, downloader: Downlo
 
 
 def _from_machine(release: Release, target: Path) -> bool:
-    """Take installed programs when all of them are there in the pinned version; copied, since nodes see the cache only."""
+    """Take installed programs when all are there in the pinned version; copied, since nodes see the cache only."""
     found = {tool.name: shutil.which(tool.name) for tool in release.tools if _has_version(tool, release.version)}
     if len(found) < len(release.tools):
         return False

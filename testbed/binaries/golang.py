@@ -81,7 +81,8 @@ def _toolchain(cache: Path, report: Report) -> Path:
     proxies = [url for url in re.split(r"[,|]", os.environ.get("GOPROXY", "")) if url.startswith("http")]
     if not proxies:
         raise errors.Unavailable(
-            f"Go {catalog.GO} or newer is needed to build what cannot be downloaded: install Go 1.21 or newer, or set GOPROXY"
+            f"Go {catalog.GO} or newer is needed to build what cannot be downloaded:"
+            " install Go 1.21 or newer (it fetches the right one by itself), or set GOPROXY"
         )
     version = f"v0.0.1-go{catalog.GO}.linux-{arch}"
     report(f"fetching Go {catalog.GO}", None)

@@ -85,7 +85,7 @@ def _effect(machine: Machine, step: Step) -> None:
         case LoadPause(node=node):
             load_image(machine, node, str(pause.ensure(settings)))
         case Publish():
-            objects.publish(api.connect(settings), topology)
+            objects.publish(api.connect(settings), settings, topology)
         case _:
             assert_never(step)
 

@@ -144,3 +144,23 @@ def resolv_conf(host_text: str) -> str:
     """The host's name servers without those on loopback addresses: a node has its own loopback."""
     lines = [line for line in host_text.splitlines() if not line.startswith(("nameserver 127.", "nameserver ::1"))]
     return "\n".join(lines) + "\n"
+
+
+def corefile(topology: Topology, kubeconfig: str, port: int, health_port: int) -> str:
+    """The cluster's DNS: names of Services and pods, everything else as the host resolves it."""
+    return f"""\
+.:{port} {{
+  bind {topology.gateway}
+  health 127.0.0.1:{health_port} {{
+    lameduck 0s
+  }}
+  errors
+  cache 5
+  kubernetes cluster.local in-addr.arpa ip6.arpa {{
+    kubeconfig {kubeconfig}
+    pods insecure
+    fallthrough in-addr.arpa ip6.arpa
+  }}
+  forward . /etc/resolv.conf
+}}
+"""

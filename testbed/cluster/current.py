@@ -1,4 +1,4 @@
-"""Gathers what of the testbed exists on this machine right now. Reads only; plan.py compares it with what is desired."""
+"""Gathers what of the testbed exists on this machine right now. Reads only; plan.py compares it with the desired."""
 
 from __future__ import annotations
 

@@ -49,6 +49,14 @@ def etcd_port(settings: Settings) -> int:
     return port(settings, 2379)
 
 
+def dns_port(settings: Settings) -> int:
+    return port(settings, 10053)
+
+
+def metrics_port(settings: Settings) -> int:
+    return port(settings, 10292)
+
+
 def files_of(settings: Settings, node: str) -> Path:
     """NODE_FILES of one node, as seen from the host."""
     return settings.node_root(node) / NODE_FILES.relative_to("/")

@@ -106,7 +106,7 @@ def namespaces() -> set[str]:
 
 
 def proxy_mode() -> str:
-    """nftables where the kernel has the expressions kube-proxy needs (fib), iptables elsewhere; asked without a trace."""
+    """nftables where the kernel has what kube-proxy needs (fib), iptables elsewhere; asked without a trace."""
     probe = "table ip berth-probe { chain c { type nat hook prerouting priority 0; fib daddr type local return; }; }"
     return "nftables" if shell.quiet(["unshare", "-n", "nft", "-f", "-"], stdin=probe) else "iptables"
 

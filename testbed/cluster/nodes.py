@@ -1,7 +1,7 @@
 """Makes and removes a node's view of the machine: its mount and UTS namespaces, pinned by files. No process needed.
 
-Inside, /var/lib, /var/log and /run are the node's own, /etc is the host's with a few files replaced, /sys belongs to the
-node's network namespace. All of it is mounted shared within the node and private towards everything else.
+Inside, /var/lib, /var/log and /run are the node's own, /etc is the host's with a few files replaced, /sys belongs to
+the node's network namespace. All of it is mounted shared within the node and private towards everything else.
 """
 
 from __future__ import annotations

@@ -1,10 +1,16 @@
-"""The objects every cluster of ours begins with: the default StorageClass and each node's pod subnet. Pure values."""
+"""The objects every cluster of ours begins with: StorageClass, DNS and metrics Services, each node's pod subnet.
+
+Services without selectors point at the host, where their servers run. Called by apply.py after everything is started.
+"""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from typing import Any
 
-from testbed.cluster import api, ready
+from testbed.cluster import api, layout, ready
+from testbed.settings import Settings
 from testbed.topology import Node, Topology
 
 PROVISIONER = "berth.dev/testbed-volumes"
@@ -22,9 +28,76 @@ def storage_class() -> dict[str, Any]:
     }
 
 
-def publish(client: api.Client, topology: Topology, deadline: float = 60.0) -> None:
+def service(name: str, address: str | None, ports: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    """A Service in kube-system whose server runs on the host; `ports` are (name, protocol, port)."""
+    entries = [{"name": n, "protocol": protocol, "port": port} for n, protocol, port in ports]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "kube-system"},
+        "spec": {"ports": entries, **({"clusterIP": address} if address else {})},
+    }
+
+
+def endpoints(name: str, address: str, ports: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    """Where that Service's server listens."""
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": name,
+            "namespace": "kube-system",
+            "labels": {"kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "berth-testbed"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "ports": [{"name": n, "protocol": protocol, "port": port} for n, protocol, port in ports],
+    }
+
+
+def metrics_api(authority: bytes) -> dict[str, Any]:
+    """Sends metrics.k8s.io (`kubectl top`, autoscaling) to the metrics server."""
+    return {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": "v1beta1.metrics.k8s.io"},
+        "spec": {
+            "group": "metrics.k8s.io",
+            "version": "v1beta1",
+            "service": {"name": "metrics-server", "namespace": "kube-system"},
+            "caBundle": base64.b64encode(authority).decode(),
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+        },
+    }
+
+
+def base(settings: Settings, topology: Topology) -> dict[str, dict[str, Any]]:
+    """Every base object by the path it is written to."""
+    system, slices = (
+        "/api/v1/namespaces/kube-system/services",
+        "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices",
+    )
+    dns, metrics = layout.dns_port(settings), layout.metrics_port(settings)
+    dns_service = service("kube-dns", topology.dns_service, [("dns", "UDP", 53), ("dns-tcp", "TCP", 53)])
+    dns_endpoints = endpoints("kube-dns", topology.gateway, [("dns", "UDP", dns), ("dns-tcp", "TCP", dns)])
+    return {
+        "/apis/storage.k8s.io/v1/storageclasses/standard": storage_class(),
+        f"{system}/kube-dns": dns_service,
+        f"{slices}/kube-dns": dns_endpoints,
+        f"{system}/metrics-server": service("metrics-server", None, [("https", "TCP", 443)]),
+        f"{slices}/metrics-server": endpoints("metrics-server", topology.gateway, [("https", "TCP", metrics)]),
+        "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io": metrics_api(
+            (settings.pki / "ca.crt").read_bytes()
+        ),
+    }
+
+
+def publish(client: api.Client, settings: Settings, topology: Topology, deadline: float = 60.0) -> None:
     """Write the base objects, give each node its pod subnet, wait until all are Ready."""
-    client.apply("/apis/storage.k8s.io/v1/storageclasses/standard", storage_class())
+    ready.until(lambda: _exists(client, "kube-system"), deadline, lambda: "the namespace kube-system was not made")
+    for path, body in base(settings, topology).items():
+        client.apply(path, body)
     names = [node.name for node in topology.nodes]
     ready.until(
         lambda: set(names) <= set(_nodes(client)),
@@ -43,6 +116,10 @@ def _set_subnet(client: api.Client, node: Node) -> None:
     if "podCIDR" not in spec:
         body = {"spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]}}
         client.merge(f"/api/v1/nodes/{node.name}", body)
+
+
+def _exists(client: api.Client, namespace: str) -> bool:
+    return any(item["metadata"]["name"] == namespace for item in client.get("/api/v1/namespaces")["items"])
 
 
 def _has_account(client: api.Client) -> bool:

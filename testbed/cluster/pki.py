@@ -1,6 +1,6 @@
 """Turns (CA, names) into the certificates of one cluster. Called by apply.py before anything starts.
 
-Files are only made when they are missing, so a running cluster keeps its identity; `down` removes them.
+A certificate is made when it is missing or when its names changed; a running cluster keeps its identity until `down`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def identities(topology: Topology) -> tuple[Identity, ...]:
         Identity("controller-manager", "system:kube-controller-manager"),
         Identity("scheduler", "system:kube-scheduler"),
         Identity("proxy", "system:kube-proxy"),
-        Identity("addons", "berth-testbed-addons", ("system:masters",), ("berth-testbed", topology.gateway)),
+        Identity(
+            "addons", "berth-testbed-addons", ("system:masters",), ("metrics-server.kube-system.svc", topology.gateway)
+        ),
         *nodes,
     )
 
@@ -59,8 +61,9 @@ def ensure(folder: Path, wanted: Iterable[Identity]) -> None:
     if not (folder / "sa.key").exists():
         _write_key(folder / "sa.key", ec.generate_private_key(ec.SECP256R1()))
     for identity in wanted:
-        if not (folder / f"{identity.name}.crt").exists():
+        if files.read(folder / f"{identity.name}.identity") != repr(identity):
             _issue(folder, identity, *authority)
+            files.write(folder / f"{identity.name}.identity", repr(identity))
 
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from testbed import errors, files
 from testbed.binaries import ensure
-from testbed.cluster import apply, configs, current, host, layout, network, pki, plan, units
+from testbed.cluster import apply, configs, current, host, layout, network, pki, plan, processes, units
 from testbed.progress import Progress
 from testbed.settings import Settings
 from testbed.topology import Topology
 
-RELEASES = ("etcd", "containerd", "kubernetes")
+RELEASES = ("etcd", "containerd", "kubernetes", "provisioner", "dns", "metrics-server")
 
 
 def up(settings: Settings, topology: Topology, progress: Progress) -> None:
@@ -34,7 +34,7 @@ def restart(settings: Settings, topology: Topology, progress: Progress, names: S
     """End the named units at once (as a crash would) and let `up` start them again."""
     with locked(settings):
         for name in names:
-            apply.processes.kill(settings, name)
+            processes.kill(settings, name)
     up(settings, topology, progress)
 
 
@@ -45,7 +45,8 @@ def machine(settings: Settings, topology: Topology, binaries: Mapping[str, Path]
 
 def write_configuration(settings: Settings, topology: Topology) -> dict[str, str]:
     """Write every configuration file; returns the texts that processes depend on, by unit."""
-    mode, texts = network.proxy_mode(), {}
+    mode = network.proxy_mode()
+    texts: dict[str, str] = {}
     for node in topology.nodes:
         folder = layout.files_of(settings, node.name)
         kubelet = configs.kubelet(node, topology, f"/{layout.cgroup(settings)}/{node.name}")
@@ -73,6 +74,9 @@ def write_configuration(settings: Settings, topology: Topology) -> dict[str, str
     for name in ("controller-manager", "scheduler", "addons"):
         _kubeconfig(settings, "127.0.0.1", name, settings.pki / f"{name}.kubeconfig")
     _kubeconfig(settings, "127.0.0.1", "admin", settings.kubeconfig)
+    health = layout.port(settings, 10291)
+    texts["dns"] = configs.corefile(topology, f"{settings.pki}/addons.kubeconfig", layout.dns_port(settings), health)
+    files.write_if_changed(settings.data / "Corefile", texts["dns"])
     return texts
 
 

@@ -1,6 +1,6 @@
 """Turns (settings, topology, binaries) into the processes a running cluster consists of. Pure; plan.py compares.
 
-A Unit is what a service manager would call one: argv, where it runs, what must be ready first and how to see it is ready.
+A Unit is what a service manager would call one: argv, where it runs, what must be ready first and how to see readiness.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from testbed.settings import Settings
 from testbed.topology import Node, Topology
 
 NODE_COMPONENTS = ("containerd", "kubelet", "kube-proxy")
-HOST_COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+HOST_COMPONENTS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "provisioner",
+    "dns",
+    "metrics-server",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,7 @@ def _etcd(inputs: Inputs) -> Unit:
     argv = (
         inputs.host("etcd"),
         f"--data-dir={inputs.settings.data}/etcd",
-        "--unsafe-no-fsync",  # a test cluster: losing the last second in a power cut is fine, waiting for the disk is not
+        "--unsafe-no-fsync",  # losing the last second in a power cut is fine here, waiting for the disk is not
         f"--listen-client-urls={url}",
         f"--advertise-client-urls={url}",
         f"--listen-peer-urls=http://127.0.0.1:{peer}",
@@ -223,8 +231,11 @@ def _node(inputs: Inputs, node: Node) -> tuple[Unit, ...]:
 
 
 def _addons(inputs: Inputs) -> tuple[Unit, ...]:
-    if "provisioner" not in inputs.binaries:
-        return ()
+    """The cluster's services: they run on the host, so no image has to be made for them."""
+    return (_provisioner(inputs), _dns(inputs), _metrics(inputs))
+
+
+def _provisioner(inputs: Inputs) -> Unit:
     port = layout.port(inputs.settings, 10290)
     argv = (
         inputs.host("provisioner"),
@@ -233,4 +244,29 @@ def _addons(inputs: Inputs) -> tuple[Unit, ...]:
         f"--folder={layout.NODE_VOLUMES}",
         f"--health=127.0.0.1:{port}",
     )
-    return (Unit("provisioner", argv, Http(f"http://127.0.0.1:{port}/healthz"), after=("kube-apiserver",)),)
+    return Unit("provisioner", argv, Http(f"http://127.0.0.1:{port}/healthz"), after=("kube-apiserver",))
+
+
+def _dns(inputs: Inputs) -> Unit:
+    argv = (inputs.host("dns"), "-conf", str(inputs.settings.data / "Corefile"))
+    probe = Http(f"http://127.0.0.1:{layout.port(inputs.settings, 10291)}/health")
+    return Unit("dns", argv, probe, after=("kube-apiserver",), configuration=inputs.texts["dns"])
+
+
+def _metrics(inputs: Inputs) -> Unit:
+    pki, address, port = inputs.settings.pki, inputs.topology.gateway, layout.metrics_port(inputs.settings)
+    argv = (
+        inputs.host("metrics-server"),
+        f"--kubeconfig={pki}/addons.kubeconfig",
+        f"--authentication-kubeconfig={pki}/addons.kubeconfig",
+        f"--authorization-kubeconfig={pki}/addons.kubeconfig",
+        f"--bind-address={address}",
+        f"--secure-port={port}",
+        f"--tls-cert-file={pki}/addons.crt",
+        f"--tls-private-key-file={pki}/addons.key",
+        f"--kubelet-certificate-authority={pki}/ca.crt",
+        "--kubelet-preferred-address-types=InternalIP",
+        "--metric-resolution=10s",
+        "--kubelet-request-timeout=5s",
+    )
+    return Unit("metrics-server", argv, Http(f"https://{address}:{port}/livez"), after=("kube-apiserver",))
