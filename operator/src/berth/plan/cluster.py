@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from berth.api.order import Order
+from berth.api.order import GuestState, Order
 from berth.api.virtualmachine import Power
 from berth.outcome import Wait
 from berth.plan import backoff, berthpod, history, orders, pending
@@ -57,7 +57,15 @@ class SendOrder:
     reason: str
 
 
-Step = AddFinalizer | RemoveFinalizer | CreateBerth | DeleteBerth | SendOrder
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Let an agent forget an order that its berth went before."""
+
+    node: str
+    reason: str
+
+
+Step = Withdraw | AddFinalizer | RemoveFinalizer | CreateBerth | DeleteBerth | SendOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,9 @@ def _steps(world: World, past: History, verdict: Verdict) -> Decision:
 
 def _without_berth(world: World, past: History, verdict: Verdict) -> tuple[Step, ...]:
     machine = world.machine
+    stale = _stale_order(world)
+    if stale is not None:
+        return (stale,)
     if machine.deleted is not None:
         free = FINALIZER in machine.finalizers and occupied(world) is None
         return (RemoveFinalizer("its berth is gone"),) if free else ()
@@ -111,6 +122,15 @@ def _without_berth(world: World, past: History, verdict: Verdict) -> tuple[Step,
     if FINALIZER in machine.finalizers:
         return (create,)
     return AddFinalizer("it gets a berth"), create
+
+
+def _stale_order(world: World) -> Withdraw | None:
+    """An agent that still waits for a berth that has gone."""
+    agent = world.agent
+    waits = agent is not None and agent.report is not None and agent.report.state is GuestState.WAITING
+    if agent is None or not agent.connected or not agent.present or not waits:
+        return None
+    return Withdraw(agent.node, "the berth that this order was for is gone")
 
 
 def _with_ended_berth(world: World, berth: Pod, verdict: Verdict) -> tuple[Step, ...]:

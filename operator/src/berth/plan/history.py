@@ -150,7 +150,8 @@ def describe(world: World, history: History) -> LastExit:
     if pod is None:
         message = "Its berth went while nobody looked."
         return LastExit(reason=LOST, exit_code=1, message=message, at=format_time(world.now), epoch=history.epoch)
-    at = format_time((pod.ended.at if pod.ended else None) or world.now)
+    ended_at = pod.ended.at if pod.ended else pod.deleted
+    at = format_time(ended_at or pod.created or world.now)  # the same at every look
     if pod.reason == EVICTED:
         return LastExit(reason=EVICTED, exit_code=1, message=pod.message, at=at, epoch=history.epoch)
     if pod.ended is None:

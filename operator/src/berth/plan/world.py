@@ -135,6 +135,7 @@ class Pod:
     uid: str
     owner_uid: str
     phase: str
+    machine_name: str = ""  # of the VirtualMachine it belongs to
     created: datetime | None = None
     node: str | None = None
     ip: str | None = None
@@ -170,6 +171,7 @@ def read_pod(obj: Object) -> Pod:
         uid=meta["uid"],
         owner_uid=(meta.get("labels") or {}).get(VM_UID_LABEL, ""),
         phase=status.get("phase", "Pending"),
+        machine_name=next((r.get("name", "") for r in meta.get("ownerReferences") or ()), ""),
         created=parse_time(meta.get("creationTimestamp")),
         node=spec.get("nodeName") or None,
         ip=status.get("podIP") or None,

@@ -1,0 +1,7 @@
+"""`python -m berth.controller`."""
+
+import sys
+
+from berth.controller.main import main
+
+sys.exit(main())

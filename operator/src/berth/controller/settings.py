@@ -1,0 +1,65 @@
+"""The controller's settings, from BERTH_… environment variables (the chart sets them); read once by main.py.
+
+A wrong value ends the controller at once with every wrong variable named.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from berth.api.order import Emulation
+from berth.errors import InvalidSpec
+from berth.plan.world import Cluster
+
+PREFIX: Final = "BERTH_"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseModel):
+    """Each field ``some_name`` is the variable BERTH_SOME_NAME."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    namespace: str = Field("berth-system", min_length=1, max_length=63)
+    pod_name: str = Field(default_factory=socket.gethostname)  # names this replica in the Lease and in Events
+    service_name: str = "berth-controller"
+    agent_service_account: str = "berth-agent"
+    agent_selector: str = "app.kubernetes.io/name=berth,app.kubernetes.io/component=agent"
+    image: str = Field("ghcr.io/berth-dev/berth:0.1.0", min_length=1)  # of the berth pods
+    image_pull_policy: str = Field("IfNotPresent", pattern=r"^(Always|IfNotPresent|Never)$")
+    emulation: Emulation = Emulation.NEVER
+    label_nodes: bool = True
+    agent_port: Port = 8553
+    enroll_port: Port = 8443
+    health_port: Port = 8080
+    lease_name: str = "berth-controller"
+    lease_seconds: int = Field(12, ge=3, le=300)  # so long after a leader's last word another may take over
+    workers: int = Field(16, ge=1, le=256)  # machines worked on at the same time
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+    log_format: str = Field("json", pattern=r"^(json|text)$")
+
+    @property
+    def server_names(self) -> tuple[str, ...]:
+        """What the enrolment server is called: the first is what agents verify."""
+        host = f"{self.service_name}.{self.namespace}.svc"
+        return host, self.service_name, f"{host}.cluster.local"
+
+    def cluster(self, kvm: tuple[tuple[str, bool, str], ...] = ()) -> Cluster:
+        """The part that plans read."""
+        return Cluster(self.image, self.image_pull_policy, self.emulation, kvm)
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """Settings out of os.environ; InvalidSpec names every variable that is wrong."""
+    given = {k.removeprefix(PREFIX).lower(): v for k, v in environment.items() if k.startswith(PREFIX) and v != ""}
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        wrong = [(f"{PREFIX}{str(e['loc'][0]).upper()}", e) for e in error.errors()]
+        problem = "; ".join(f"{name}: {e['msg']}" for name, e in wrong)
+        given_text = ", ".join(f"{name}={e['input']!r}" for name, e in wrong if e["type"] != "missing")
+        raise InvalidSpec("environment", problem, given=given_text or None) from error

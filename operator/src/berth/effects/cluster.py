@@ -1,0 +1,127 @@
+"""The cluster port over the Kubernetes API, each method one request. Called by the reconcile; it decides nothing."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Final
+
+from berth.api.base import API_VERSION, GROUP, VERSION
+from berth.api.virtualmachine import KIND, PLURAL
+from berth.effects.kube import Kube, path
+from berth.effects.ports_cluster import Conflict, NotFound
+from berth.plan.tell import Tell
+from berth.plan.world import Machine, Object, PodEvent, parse_time
+
+MACHINES: Final = f"/apis/{GROUP}/{VERSION}"
+CORE: Final = "/api/v1"
+COMPONENT: Final = "berth-controller"
+PAGE: Final = 500
+
+
+class Cluster:
+    """ClusterPort. ``instance`` names this replica in the Events it makes."""
+
+    def __init__(self, kube: Kube, instance: str) -> None:
+        self._kube = kube
+        self._instance = instance
+
+    async def set_finalizers(self, machine: Machine, finalizers: list[str], version: str) -> Object:
+        body = {"metadata": {"uid": machine.uid, "resourceVersion": version, "finalizers": finalizers}}
+        return await self._kube.call("PATCH", _machine(machine), body, kind=KIND, verb="finalize", merge=True)
+
+    async def write_status(self, machine: Machine, patch: Object) -> Object:
+        body = {"metadata": {"uid": machine.uid}, "status": patch}
+        where = f"{_machine(machine)}/status"
+        try:
+            return await self._kube.call("PATCH", where, body, kind=KIND, verb="status", merge=True)
+        except Conflict as error:  # another machine has the name now: its uid differs
+            raise NotFound(404, str(error)) from error
+
+    async def create_pod(self, manifest: Object) -> Object:
+        namespace = manifest["metadata"]["namespace"]
+        where = path(CORE, "namespaces", namespace, "pods")
+        return await self._kube.call("POST", where, manifest, kind="Pod", verb="create")
+
+    async def pod(self, namespace: str, name: str) -> Object | None:
+        try:
+            return await self._kube.call("GET", path(CORE, "namespaces", namespace, "pods", name))
+        except NotFound:
+            return None
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> Object | None:
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        where = path(CORE, "namespaces", namespace, "pods", name)
+        try:
+            answer = await self._kube.call("DELETE", where, body, kind="Pod", verb="delete")
+        except (NotFound, Conflict):  # gone, or another pod has the name
+            return None
+        meta = answer.get("metadata") or {}
+        immediately = meta.get("deletionTimestamp") is None or meta.get("deletionGracePeriodSeconds") == 0
+        return None if answer.get("kind") != "Pod" or immediately else answer
+
+    async def pod_events(self, namespace: str, name: str, uid: str) -> list[PodEvent]:
+        selector = f"involvedObject.kind%3DPod%2CinvolvedObject.name%3D{name}%2CinvolvedObject.uid%3D{uid}"
+        where = f"{path(CORE, 'namespaces', namespace, 'events')}?fieldSelector={selector}&limit=100"
+        answer = await self._kube.call("GET", where)
+        return [_event(item) for item in answer.get("items") or ()]
+
+    async def tell(self, machine: Machine, tell: Tell) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{machine.name[:200]}.{uuid.uuid4().hex[:16]}", "namespace": machine.namespace},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "namespace": machine.namespace,
+                "name": machine.name,
+                "uid": machine.uid,
+            },
+            "type": "Warning" if tell.warning else "Normal",
+            "reason": tell.reason[:128],
+            "message": tell.message[:1024],
+            "action": tell.reason[:128],
+            "firstTimestamp": f"{now[:19]}Z",
+            "lastTimestamp": f"{now[:19]}Z",
+            "count": 1,
+            "eventTime": now,
+            "source": {"component": COMPONENT},
+            "reportingComponent": COMPONENT,
+            "reportingInstance": self._instance[:128],
+        }
+        where = path(CORE, "namespaces", machine.namespace, "events")
+        await self._kube.call("POST", where, body, kind="Event", verb="create")
+
+    async def node(self, name: str) -> Object | None:
+        try:
+            return await self._kube.call("GET", path(CORE, "nodes", name))
+        except NotFound:
+            return None
+
+    async def label_node(self, name: str, labels: dict[str, str]) -> None:
+        body = {"metadata": {"labels": labels}}
+        await self._kube.call("PATCH", path(CORE, "nodes", name), body, kind="Node", verb="label", merge=True)
+
+    async def machine_names(self) -> set[tuple[str, str]]:
+        names: set[tuple[str, str]] = set()
+        token = ""
+        while True:
+            where = f"{MACHINES}/{PLURAL}?limit={PAGE}" + (f"&continue={token}" if token else "")
+            answer = await self._kube.call("GET", where, verb="list")
+            names |= {(o["metadata"]["namespace"], o["metadata"]["name"]) for o in answer.get("items") or ()}
+            token = (answer.get("metadata") or {}).get("continue") or ""
+            if not token:
+                return names
+
+
+def _machine(machine: Machine) -> str:
+    return path(MACHINES, "namespaces", machine.namespace, PLURAL, machine.name)
+
+
+def _event(item: Object) -> PodEvent:
+    series = item.get("series") or {}
+    moments = (series.get("lastObservedTime"), item.get("lastTimestamp"), item.get("eventTime"))
+    at = next((parse_time(m) for m in moments if m), None)
+    return PodEvent(item.get("reason", ""), item.get("message", ""), at)

@@ -1,0 +1,88 @@
+"""What the controller can ask of the world, as Protocols: the Kubernetes API and the nodes' agents.
+
+Each has a real implementation (cluster.py; controller/agents.py) and one in memory (memory_cluster.py) for tests.
+Objects are JSON. Errors are those of berth.errors and the three below; a method that finds its work done succeeds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from berth.api.order import Order
+from berth.errors import Refused
+from berth.plan.tell import Tell
+from berth.plan.world import Machine, Object, PodEvent
+
+
+class ApiRefused(Refused):
+    """The API server said no. ``code`` is HTTP's."""
+
+    reason = "ApiRefused"
+
+    def __init__(self, code: int, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason)
+        self.code = code
+
+
+class NotFound(ApiRefused):
+    """The object is not there (any more)."""
+
+    reason = "NotFound"
+
+
+class Conflict(ApiRefused):
+    """Somebody changed it meanwhile, or the name is taken."""
+
+    reason = "Conflict"
+
+
+class ClusterPort(Protocol):
+    """The Kubernetes API, as far as machines need it. Unavailable when it does not answer."""
+
+    async def set_finalizers(self, machine: Machine, finalizers: list[str], version: str) -> Object:
+        """Replace the machine's finalizers; Conflict when it is no longer at that resourceVersion."""
+        ...
+
+    async def write_status(self, machine: Machine, patch: Object) -> Object:
+        """Merge into the status; NotFound when the machine went."""
+        ...
+
+    async def create_pod(self, manifest: Object) -> Object:
+        """Conflict when a pod of that name is there."""
+        ...
+
+    async def pod(self, namespace: str, name: str) -> Object | None: ...
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> Object | None:
+        """Begin its end, with its own grace period; the pod as it is then, None when it is gone at once."""
+        ...
+
+    async def pod_events(self, namespace: str, name: str, uid: str) -> list[PodEvent]: ...
+
+    async def tell(self, machine: Machine, tell: Tell) -> None:
+        """Make an Event about the machine."""
+        ...
+
+    async def node(self, name: str) -> Object | None: ...
+
+    async def label_node(self, name: str, labels: dict[str, str]) -> None: ...
+
+    async def machine_names(self) -> set[tuple[str, str]]:
+        """Namespace and name of every machine there is, without their content."""
+        ...
+
+
+class AgentPort(Protocol):
+    """The agents of all nodes."""
+
+    def view(self, node: str, uid: str) -> Any:
+        """What is known of one machine on one node: plan.world.Agent."""
+        ...
+
+    async def send(self, node: str, order: Order, digest: str) -> None:
+        """AgentDown when it does not answer, Refused when it says no; both are remembered for ``view``."""
+        ...
+
+    async def withdraw(self, node: str, uid: str) -> None:
+        """Let the agent forget an order whose berth is gone."""
+        ...
