@@ -178,6 +178,13 @@ class VirtualMachineSpec(Model):
             given=lambda spec: "".join(f" {name}" for name in _twice([disk.name for disk in spec.disks])),
         ),
         Rule(
+            "with boot.kernel given, no disk from a container image may be called kernel",
+            "!has(self.boot) || !has(self.boot.kernel) || !has(self.disks)"
+            " || !self.disks.exists(d, d.name == 'kernel' && has(d.container))",
+            lambda spec: spec.boot.kernel is None or not any(d.name == "kernel" and d.container for d in spec.disks),
+            field="disks",
+        ),
+        Rule(
             "each bootOrder may be given to one disk only",
             "!has(self.disks) || self.disks.all(d, !has(d.bootOrder)"
             " || self.disks.exists_one(e, has(e.bootOrder) && e.bootOrder == d.bootOrder))",
