@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from testbed.kube import SYSTEM, Cluster
@@ -24,11 +26,11 @@ def samples(cluster: Cluster, pod: str, port: int = 8080) -> dict[tuple[str, tup
     }
 
 
-def total(cluster: Cluster, name: str, **without: str) -> float:
-    """The sum of one counter over all controllers and labels, those with a label value in ``without`` left out."""
+def total(cluster: Cluster, name: str, without: Mapping[str, Sequence[str]] | None = None) -> float:
+    """The sum of one counter over all controllers and labels, except where a label has a value of ``without``."""
     found = 0.0
     for pod in controllers(cluster):
         for (metric, labels), value in samples(cluster, pod).items():
-            if metric == name and not any((k, v) in labels for k, v in without.items()):
+            if metric == name and not any(v in (without or {}).get(k, ()) for k, v in labels):
                 found += value
     return found

@@ -1,6 +1,6 @@
-"""From `kubectl apply` to the guest's first user-space line, against a plain pod plus a bare libvirt start of that guest.
+"""From `kubectl apply` to the guest's first line, against a plain pod plus a bare libvirt start of that guest.
 
-Floor: a plain pod applied until kubelet says Ready, plus `virsh create` of the same domain until the same line. Both run
+Floor: a plain pod applied until kubelet says Ready, plus `virsh create` of the same domain to the same line. Both run
 on the same node in the same rounds: Berth needs both, and may overlap them.
 """
 
@@ -141,7 +141,7 @@ def bare_libvirt(cluster: Cluster, node: str, uid: str) -> float:
 
 
 def measure(cluster: Cluster, namespace: str, node: str, rounds: int) -> Starts:
-    """Rounds of all three in turn, so that a slow minute of the machine falls on all of them. The first one warms up."""
+    """Rounds of all three in turn: a slow minute of the machine falls on all of them. The first round warms up."""
     reference = tiny("reference", power="Paused", placement={"nodeSelector": {"kubernetes.io/hostname": node}})
     cluster.apply(reference, namespace=namespace)
     paused = Machine(cluster, namespace, "reference")
