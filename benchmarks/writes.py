@@ -1,4 +1,4 @@
-"""How often Berth writes to the Kubernetes API: per start, when idle, and after a restart among many stopped machines."""
+"""How often Berth writes to the Kubernetes API: per start, when idle, and after a restart."""
 
 from __future__ import annotations
 
