@@ -46,7 +46,7 @@ class Kube:
             kubernetes.config.load_incluster_config(client_configuration=configuration)
         except kubernetes.config.ConfigException:
             kubernetes.config.load_kube_config(client_configuration=configuration)
-        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert) if configuration.ssl_ca_cert else None
+        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert) if configuration.verify_ssl else None
         if context is not None and configuration.cert_file:
             context.load_cert_chain(configuration.cert_file, configuration.key_file)
         return cls(configuration.host, context, configuration)
@@ -55,7 +55,7 @@ class Kube:
         await self._session.close()
 
     def _headers(self, content_type: str | None) -> dict[str, str]:
-        token = self._configuration.get_api_key_with_prefix("authorization")
+        token = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         headers = {"Authorization": token} if token else {}
         return {**headers, "Content-Type": content_type} if content_type else headers
 
