@@ -28,7 +28,7 @@ VIEWERS: Final = (
 HINT: Final = "set spec.display.type to VNC and restart the machine"
 
 Listen = Annotated[str, typer.Option("--listen", help="Address and port to listen on; port 0 picks a free one.")]
-Socket = Annotated[Path | None, typer.Option("--socket", help="Listen on this unix socket instead.")]
+Socket = Annotated[Path | None, typer.Option("--unix", help="Listen on this unix socket instead.")]
 Viewer = Annotated[bool, typer.Option("--viewer", help="Start a VNC viewer, and end with it.")]
 
 
@@ -74,7 +74,7 @@ def _unix(path: Path) -> socket.socket:
     try:
         server.bind(str(path))
     except OSError as error:
-        screen.fail(f"--socket {path}: {error}")
+        screen.fail(f"--unix {path}: {error}")
     path.chmod(0o600)
     server.listen()
     return server
