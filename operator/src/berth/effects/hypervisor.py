@@ -1,0 +1,201 @@
+"""The Hypervisor port on libvirt: the agent's hands on its node's guests. Every call blocks; see ports.py.
+
+libvirt's errors become ours here, once, with their cause chained. Nothing is decided here: that is plan/'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import libvirt
+
+from berth.api.virtualmachine import GuestInfo
+from berth.domain import metadata
+from berth.domain.observed import ObservedDomain
+from berth.effects import libvirt_events, libvirt_words
+from berth.effects.libvirt_link import Link
+from berth.effects.ports import DomainEvent, HypervisorVersions
+
+AGENT_SECONDS: Final = 2
+"""How long qemu-guest-agent has for an answer: a guest can keep it back for ever."""
+HOSTNAME_CHARS: Final = 253
+TEXT_CHARS: Final = 256
+
+
+class Libvirt:
+    """Hypervisor over one libvirtd. The live XML is asked for once per start: it changes by ``set_metadata`` alone."""
+
+    def __init__(self, uri: str = "qemu:///system") -> None:
+        self._lock = threading.Lock()
+        self._xml: dict[tuple[str, int], str] = {}
+        self._on_event: Callable[[DomainEvent], None] | None = None
+        self._on_connection: Callable[[bool, str], None] | None = None
+        self._link = Link(uri, lambda connection: libvirt_events.subscribe(connection, self._take), self._notify)
+
+    def versions(self) -> HypervisorVersions:
+        with self._asking("ask for versions") as connection:
+            return HypervisorVersions(_version(connection.getLibVersion()), _version(connection.getVersion()))
+
+    def domains(self) -> list[ObservedDomain]:
+        with self._asking("list the domains") as connection:
+            active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            self._forget_others({(domain.UUIDString(), domain.ID()) for domain in active})
+            found = [observed for domain in active if (observed := self._observe(domain)) is not None]
+        return [observed for observed in found if metadata.NAMESPACE in observed.xml]
+
+    def domain(self, uid: str) -> ObservedDomain | None:
+        with self._asking(f"look at domain {uid}") as connection:
+            domain = _lookup(connection, uid)
+            return None if domain is None else self._observe(domain)
+
+    def create_paused(self, xml: str) -> None:
+        with self._asking("start QEMU") as connection:
+            try:
+                connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+            except libvirt.libvirtError as error:
+                if not _exists(connection, xml, error):
+                    raise
+
+    def resume(self, uid: str) -> None:
+        with self._asking(f"resume domain {uid}") as connection:
+            connection.lookupByUUIDString(uid).resume()
+
+    def suspend(self, uid: str) -> None:
+        with self._asking(f"suspend domain {uid}") as connection:
+            connection.lookupByUUIDString(uid).suspend()
+
+    def press_power_button(self, uid: str) -> None:
+        with self._asking(f"press the power button of domain {uid}") as connection, _gone_is_fine():
+            connection.lookupByUUIDString(uid).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+    def destroy(self, uid: str) -> None:
+        with self._asking(f"destroy domain {uid}") as connection, _gone_is_fine():
+            connection.lookupByUUIDString(uid).destroy()
+
+    def set_metadata(self, uid: str, order_json: str) -> None:
+        with self._asking(f"record the order of domain {uid}") as connection:
+            domain = connection.lookupByUUIDString(uid)
+            kind, live = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
+            text = metadata.to_text(order_json)
+            try:
+                domain.setMetadata(kind, text, metadata.PREFIX, metadata.NAMESPACE, live)
+            finally:
+                with self._lock:
+                    self._xml.pop((domain.UUIDString(), domain.ID()), None)
+
+    def guest_info(self, uid: str) -> GuestInfo:
+        with self._asking(f"ask the agent in domain {uid}") as connection:
+            try:
+                domain = connection.lookupByUUIDString(uid)
+                domain.agentSetResponseTimeout(AGENT_SECONDS)
+                wanted = libvirt.VIR_DOMAIN_GUEST_INFO_OS | libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME
+                said = domain.guestInfo(wanted)
+            except libvirt.libvirtError as error:
+                if libvirt_words.is_connection(error):
+                    raise
+                return GuestInfo()  # no agent, no guest, an agent too old: all that is known is that nothing is
+        return _guest_info(said)
+
+    def listen(self, on_event: Callable[[DomainEvent], None], on_connection: Callable[[bool, str], None]) -> None:
+        with self._lock:
+            self._on_event, self._on_connection = on_event, on_connection
+            connected = self._link.connected
+        if connected:
+            on_connection(True, "")
+
+    def close(self) -> None:
+        self._link.close()
+
+    @contextlib.contextmanager
+    def _asking(self, what: str) -> Iterator[Any]:
+        """The one place where libvirt's errors become ours."""
+        connection = self._link.work()
+        try:
+            yield connection
+        except libvirt.libvirtError as error:
+            translated = libvirt_words.translate(error, what)
+            if libvirt_words.is_connection(error):
+                self._link.lost(str(translated))
+            raise translated from error
+
+    def _observe(self, domain: Any) -> ObservedDomain | None:
+        """The domain as it is now; None when it went meanwhile."""
+        try:
+            state, detail = libvirt_words.state(*domain.state())
+            key = (domain.UUIDString(), domain.ID())
+            with self._lock:
+                xml = self._xml.get(key)
+            if xml is None:
+                xml = domain.XMLDesc()
+                with self._lock:
+                    self._xml[key] = xml
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        return ObservedDomain(key[0], domain.name(), state, xml, detail)
+
+    def _forget_others(self, keep: set[tuple[str, int]]) -> None:
+        with self._lock:
+            self._xml = {key: xml for key, xml in self._xml.items() if key in keep}
+
+    def _take(self, event: DomainEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _notify(self, up: bool, message: str) -> None:
+        with self._lock:
+            if not up:
+                self._xml.clear()
+            on_connection = self._on_connection
+        if on_connection is not None:
+            on_connection(up, message)
+
+
+@contextlib.contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if not libvirt_words.is_gone(error):
+            raise
+
+
+def _lookup(connection: Any, uid: str) -> Any:
+    try:
+        return connection.lookupByUUIDString(uid)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _exists(connection: Any, xml: str, error: Any) -> bool:
+    """Whether starting failed because this very machine is here already: then there is nothing to do."""
+    if libvirt_words.is_connection(error):
+        return False
+    uid = xml.partition("<uuid>")[2].partition("</uuid>")[0]
+    return bool(uid) and _lookup(connection, uid) is not None
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def _guest_info(said: dict[str, Any]) -> GuestInfo:
+    """What a guest says is only ever shown, so it is cut to what may be shown."""
+    return GuestInfo(
+        agent_connected=True,
+        hostname=_shown(said.get("hostname"), HOSTNAME_CHARS),
+        os=_shown(said.get("os.pretty-name") or said.get("os.name"), TEXT_CHARS),
+        kernel=_shown(said.get("os.kernel-release"), TEXT_CHARS),
+    )
+
+
+def _shown(value: object, limit: int) -> str | None:
+    if not isinstance(value, str):
+        return None
+    return "".join(c if c.isprintable() else "?" for c in value)[:limit].strip() or None
