@@ -24,10 +24,9 @@ def start_pod(berth_program: Path, tmp_path: Path) -> Iterator[Callable[..., pod
     """Start pods that are taken away after the test."""
     started: list[pods.FakePod] = []
 
-    def start(**options: str) -> pods.FakePod:
-        pod = pods.FakePod(
-            tmp_path / f"pod{len(started)}", **{"node": f"test-{tmp_path.name}".replace("_", "")} | options
-        )
+    def start(style: str = "cgroupfs") -> pods.FakePod:
+        node = f"test-{tmp_path.name}".replace("_", "")
+        pod = pods.FakePod(tmp_path / f"pod{len(started)}", style, node)
         started.append(pod)
         return pod.start(berth_program)
 

@@ -1,4 +1,4 @@
-"""A pod as kubelet and containerd leave it on a node, without them: cgroups, namespaces, a root file system, /berth's process.
+"""A pod as kubelet and containerd leave it on a node, without them: cgroups, namespaces, root file system, process.
 
 The berth in it is the real binary. Both cgroup layouts are made, whichever the machine has.
 """
@@ -118,7 +118,7 @@ class FakePod:
         return bool(found)
 
     def _place(self, pid: int) -> None:
-        """Into the container's cgroup in every hierarchy, as the runtime does: first version 2's, then every controller's."""
+        """Into the container's cgroup in every hierarchy, as the runtime does."""
         for hierarchy in hierarchies():
             if hierarchy.version == 2 and any(h.version == 1 for h in hierarchies()):
                 continue  # kubelet uses version 1 alone on such a machine
@@ -141,12 +141,14 @@ class FakePod:
 
     @property
     def stdin(self) -> int:
-        assert self._process and self._process.stdin
+        assert self._process
+        assert self._process.stdin
         return self._process.stdin.fileno()
 
     def output(self) -> bytes:
         """Everything the berth prints until it ends."""
-        assert self._process and self._process.stdout
+        assert self._process
+        assert self._process.stdout
         return self._process.stdout.read()
 
     def wait(self, seconds: float = 5.0) -> int:

@@ -266,7 +266,8 @@ def test_vnc_relays_both_ways_and_ends_with_the_screen(program: Path, tmp_path: 
     command: list[str | Path] = [program, "vnc", tmp_path / "vnc.sock"]
     client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     line, _ = screen.accept()
-    assert client.stdin and client.stdout
+    assert client.stdin
+    assert client.stdout
     line.sendall(b"RFB 003.008\n")
     assert client.stdout.read(12) == b"RFB 003.008\n"
     client.stdin.write(b"RFB 003.008\n")

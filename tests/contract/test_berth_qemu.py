@@ -1,5 +1,7 @@
-"""The emulator wrapper, installed setuid root and started as libvirt starts it: an unprivileged uid, no capabilities, an
-empty bounding set. The program it becomes is a shell script that tells who and where it is."""
+"""The emulator wrapper, installed setuid root and started as libvirt starts it: unprivileged, without capabilities.
+
+The program it becomes is a shell script that tells who and where it is.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,8 @@ INSTALLED_QEMU = Path("/usr/bin/qemu-system-x86_64")
 
 @pytest.fixture(scope="module")
 def wrapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """The wrapper, setuid, and the folder it reads tickets from. Built for paths of this test; where there is no compiler
-    (the agent's image) the installed one, with the shell script mounted over QEMU."""
+    """The wrapper, setuid, and the folder it reads tickets from, built for its paths. Where there is no compiler
+    (the agent's image): the installed one, with the shell script mounted over QEMU."""
     folder = tmp_path_factory.mktemp("wrapper")
     for parent in (folder, folder.parent, folder.parent.parent):
         parent.chmod(0o755)

@@ -280,7 +280,7 @@ def test_screen_socket_can_be_made_by_the_guest_and_used_by_the_berth_alone(benc
     if not child:
         os.setgid(GUEST_UID)
         os.setuid(GUEST_UID)
-        os.umask(2)  # libvirt's for QEMU
+        os.umask(0o002)  # libvirt's for QEMU
         socket.socket(socket.AF_UNIX).bind(path)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

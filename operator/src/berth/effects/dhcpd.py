@@ -1,0 +1,90 @@
+"""One thread that answers DHCP for every guest of the node: sockets in berths' namespaces in, replies out.
+
+Called by network.py. No process and no thread per machine. What to answer is decided in dhcp.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+from dataclasses import dataclass
+
+from berth.effects import dhcp
+
+log = logging.getLogger(__name__)
+
+SERVER_PORT, CLIENT_PORT = 67, 68
+_SO_NO_CHECK = 11
+
+
+def open_socket(device: str) -> socket.socket:
+    """A socket on that device of the calling thread's network namespace; it stays there wherever it is used."""
+    line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+    # Checksums are left to the (virtual) hardware, and clients that read raw frames would find them wrong: send none.
+    line.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
+    line.bind(("", SERVER_PORT))
+    return line
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What one machine is answered with. ``place`` tells one network device from a later one of the same name."""
+
+    place: tuple[int, int, int]
+    lease: dhcp.Lease
+
+
+class DhcpService:
+    """The thread, started with the first machine."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._selector = selectors.EpollSelector()
+        self._sockets: dict[str, tuple[socket.socket, Service]] = {}
+        self._thread: threading.Thread | None = None
+
+    def serves(self, vm_uid: str, service: Service) -> bool:
+        with self._lock:
+            return vm_uid in self._sockets and self._sockets[vm_uid][1] == service
+
+    def start(self, vm_uid: str, line: socket.socket, service: Service) -> None:
+        """Answer on this socket from now on; it belongs to the service."""
+        self.stop(vm_uid)
+        with self._lock:
+            self._sockets[vm_uid] = (line, service)
+            self._selector.register(line, selectors.EVENT_READ, vm_uid)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="dhcp", daemon=True)
+                self._thread.start()
+
+    def stop(self, vm_uid: str) -> None:
+        with self._lock:
+            line, _ = self._sockets.pop(vm_uid, (None, None))
+            if line is not None:
+                self._selector.unregister(line)
+                line.close()
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._selector.select():  # epoll: sockets come and go while it waits
+                self._serve(key.data)
+
+    def _serve(self, vm_uid: str) -> None:
+        """One packet, then the others' turn: no guest can keep another waiting."""
+        with self._lock:
+            if vm_uid not in self._sockets:
+                return
+            line, service = self._sockets[vm_uid]
+            try:
+                reply = dhcp.answer(line.recv(2048), service.lease)
+                if reply is not None:
+                    line.sendto(reply.data, (reply.destination, CLIENT_PORT))
+            except BlockingIOError:
+                return
+            except OSError as error:  # the device went with its pod; detach comes, or attach with a new socket
+                log.debug("dhcp for %s: %s", vm_uid, error)

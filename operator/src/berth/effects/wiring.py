@@ -1,0 +1,163 @@
+"""How a guest is wired to its pod: what is there and what shall be in, the changes that are left to make out.
+
+Called by network.py. Pure: it touches no device. A plan for what is already right is empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+DEVICE = "vm0"
+UPLINK = "eth0"
+GUEST = ipaddress.IPv4Interface("10.0.2.2/24")
+GATEWAY = ipaddress.IPv4Interface("10.0.2.1/24")
+GATEWAY_MAC = "02:00:0a:00:02:01"
+"""The same in every berth: the guest's ARP entry of its gateway stays right when it moves to another node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What shall be."""
+
+    guest_mac: str
+    mtu: int
+    guest: ipaddress.IPv4Interface = GUEST
+    gateway: ipaddress.IPv4Interface = GATEWAY
+    device: str = DEVICE
+    uplink: str = UPLINK
+
+    @property
+    def sysctls(self) -> dict[str, str]:
+        conf = f"net/ipv4/conf/{self.device}"
+        return {
+            "net/ipv4/ip_forward": "1",  # first: it sets others of these to what suits a router
+            f"net/ipv6/conf/{self.device}/disable_ipv6": "1",
+            f"{conf}/arp_ignore": "1",  # answer for the gateway only, not for the pod's other addresses
+            f"{conf}/rp_filter": "1",
+            f"{conf}/accept_redirects": "0",
+            f"{conf}/send_redirects": "0",
+            "net/ipv4/conf/all/send_redirects": "0",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    index: int
+    mac: str
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is. ``tap_outside`` is the index of the tap in the agent's namespace, where libvirt opened it."""
+
+    tap_outside: int | None
+    link: Link | None = None
+    addresses: frozenset[str] = frozenset()
+    guest_mac: str | None = None  # the permanent neighbour entry
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    rules_match: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLink:
+    """A device of an earlier attempt, that nobody holds open."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveTap:
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSysctl:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRules:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink:
+    name: str
+    mac: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetNeighbour:
+    name: str
+    address: str
+    mac: str
+
+
+Change = RemoveLink | MoveTap | WriteSysctl | LoadRules | SetLink | AddAddress | RemoveAddress | LinkUp | SetNeighbour
+
+
+def plan(seen: Observed, want: Wiring) -> list[Change]:
+    """In this order the guest's device comes up only when the rules around it are there."""
+    return list(_changes(seen, want))
+
+
+def _changes(seen: Observed, want: Wiring) -> Iterator[Change]:
+    link, known = seen.link, seen
+    if seen.tap_outside is not None:
+        if link is not None:
+            yield RemoveLink(want.device)
+        yield MoveTap(seen.tap_outside, want.device)
+        link, known = None, Observed(None, sysctls=_global(seen.sysctls))
+    yield from (WriteSysctl(n, v) for n, v in want.sysctls.items() if known.sysctls.get(n) != v)
+    if not known.rules_match:
+        yield LoadRules()
+    changed = link is None or (link.mac, link.mtu) != (GATEWAY_MAC, want.mtu)
+    if changed:
+        yield SetLink(want.device, GATEWAY_MAC, want.mtu)
+    gateway = str(want.gateway)
+    yield from (RemoveAddress(want.device, a) for a in sorted(known.addresses) if a != gateway)
+    if gateway not in known.addresses:
+        yield AddAddress(want.device, gateway)
+    if link is None or not link.up:
+        yield LinkUp(want.device)
+    if changed or known.guest_mac != want.guest_mac:  # a new MAC on the device makes the kernel forget all neighbours
+        yield SetNeighbour(want.device, str(want.guest.ip), want.guest_mac)
+
+
+def _global(sysctls: Mapping[str, str]) -> dict[str, str]:
+    """A new device has none of the old one's settings."""
+    return {name: value for name, value in sysctls.items() if f"/{DEVICE}/" not in name}
+
+
+def tap_name(vm_uid: str, index: int = 0) -> str:
+    """The tap's name while it is in the agent's namespace: at most 15 characters, and the machine's own."""
+    return f"{tap_prefix(vm_uid)}{index}"
+
+
+def tap_prefix(vm_uid: str) -> str:
+    return f"bt{hashlib.sha256(vm_uid.encode()).hexdigest()[:12]}"

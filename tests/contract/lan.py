@@ -1,0 +1,145 @@
+"""A guest and a node around a fake pod: real namespaces, veth, taps.
+
+The guest's kernel is a network namespace whose tap is joined, frame by frame, to the tap that QEMU would hold open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from berth.effects import namespaces, syscalls
+from tests.contract import pods
+
+T = TypeVar("T")
+GUEST_MAC = "52:54:00:12:34:56"
+POD_IP, NODE_IP = "10.77.0.5", "10.77.0.1"
+
+
+def new_namespace() -> int:
+    """A descriptor of a fresh network namespace; it ends with its last descriptor."""
+    fds: list[int] = []
+
+    def work() -> None:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        fds.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return fds[0]
+
+
+def open_tap(name: str) -> int:
+    """As libvirt opens the tap that was made for it."""
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1002))
+    return fd
+
+
+@dataclass(slots=True)
+class Lan:
+    """node (10.77.0.1) -- eth0 (10.77.0.5) of the pod -- vm0 ~~ the guest's enp0 (in a namespace of its own)."""
+
+    pod: pods.FakePod
+    mtu: int = 1400
+    node: int = field(default_factory=new_namespace)
+    guest: int = field(default_factory=new_namespace)
+    _fds: list[int] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _pump: threading.Thread | None = None
+
+    @property
+    def netns(self) -> int:
+        fd = os.open(f"/proc/{self.pod.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._fds.append(fd)
+        return fd
+
+    def up(self) -> None:
+        """What a CNI plugin does."""
+        pod = self.pod.pid
+        run(self.node, f"ip link add veth0 type veth peer name eth0 netns {pod}; ip addr add {NODE_IP}/24 dev veth0")
+        run(self.node, f"ip link set veth0 mtu {self.mtu} up; ip link set lo up; sysctl -qw net.ipv4.ip_forward=1")
+        run(self.netns, f"ip link set lo up; ip link set eth0 mtu {self.mtu} up; ip addr add {POD_IP}/24 dev eth0")
+        run(self.netns, f"ip route add default via {NODE_IP}")
+
+    def plug(self, tap: str) -> None:
+        """Start the guest: its NIC's frames come and go through the tap from now on, wherever the tap is moved to."""
+        outer = open_tap(tap)
+        inner = namespaces.in_network(self.guest, lambda: open_tap("enp0"))
+        run(self.guest, f"ip link set lo up; ip link set enp0 address {GUEST_MAC} mtu {self.mtu} up")
+        self._fds += [outer, inner]
+        self._pump = threading.Thread(target=self._run, args=(outer, inner), daemon=True)
+        self._pump.start()
+
+    def _run(self, outer: int, inner: int) -> None:
+        other = {outer: inner, inner: outer}
+        while not self._stop.is_set():
+            for fd in select.select([outer, inner], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):
+                    os.write(other[fd], os.read(fd, 65536))
+
+    def configure(self) -> None:
+        run(self.guest, "ip addr add 10.0.2.2/24 dev enp0; ip route add default via 10.0.2.1")
+
+    def in_guest(self, work: Callable[[], T]) -> T:
+        return namespaces.in_network(self.guest, work)
+
+    def in_node(self, work: Callable[[], T]) -> T:
+        return namespaces.in_network(self.node, work)
+
+    def down(self) -> None:
+        self._stop.set()
+        if self._pump:
+            self._pump.join()
+        for fd in [*self._fds, self.node, self.guest]:
+            os.close(fd)
+
+
+def run(netns: int, script: str) -> str:
+    def work() -> str:
+        done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{script}: {done.stderr}"
+        return done.stdout
+
+    return namespaces.in_network(netns, work)
+
+
+def serve(address: str, port: int, greeting: bytes | None = None) -> socket.socket:
+    """A TCP server that tells each client the address it sees it under (or a greeting)."""
+    server = socket.create_server((address, port))
+
+    def loop() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                line, peer = server.accept()
+                line.sendall(greeting or peer[0].encode())
+                line.close()
+
+    threading.Thread(target=loop, daemon=True).start()
+    return server
+
+
+def ask(address: str, port: int, seconds: float = 3.0) -> bytes:
+    """What a TCP server says; b"" when it does not answer in time or refuses."""
+    try:
+        with socket.create_connection((address, port), timeout=seconds) as line:
+            return line.recv(100)
+    except OSError:
+        return b""
+
+
+def raw_socket(device: str) -> socket.socket:
+    line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+    line.bind((device, 0))
+    line.settimeout(3)
+    return line
