@@ -1,0 +1,32 @@
+"""The real ports of one node, put together from the settings. Called by main.py; imports libvirt and netlink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from berth.agent.settings import Settings
+from berth.agent.world import Runner, World
+from berth.effects.berths import NodeBerths
+from berth.effects.folders import MachineFolders
+from berth.effects.hypervisor import Libvirt
+from berth.effects.journal import QemuLogs
+from berth.effects.links import ControlLinks
+from berth.effects.media import NodeMedia
+from berth.effects.network import NodeNetwork
+from berth.effects.probe import HostProber
+
+
+def real(settings: Settings, run: Runner, now: Callable[[], datetime]) -> World:
+    folders = MachineFolders(settings.vms_folder)
+    return World(
+        hypervisor=Libvirt(settings.libvirt_uri),
+        berths=NodeBerths(folders),
+        links=ControlLinks(),
+        media=NodeMedia(folders),
+        network=NodeNetwork(),
+        journal=QemuLogs(settings.qemu_log_folder),
+        prober=HostProber(),
+        run=run,
+        now=now,
+    )
