@@ -306,6 +306,8 @@ def summary(seen: Scene, found: list[Finding], phase: Phase) -> str:
         return "Shutting down for the restart that was asked for."
     if phase in (Phase.FAILED, Phase.STOPPED):
         return next(f.message for f in found if f.type is _T.GUEST_RUNNING)
+    if phase in (Phase.PENDING, Phase.STARTING, Phase.STOPPING):
+        return found[-1].message
     return ""
 
 

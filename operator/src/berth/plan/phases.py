@@ -125,6 +125,8 @@ def resting(verdict: Verdict) -> Phase:
 def phase(world: World, verdict: Verdict) -> Phase:
     """The one word for what was observed."""
     where = place(world.berth)
+    if where is Place.OVER and isinstance(verdict, StayOff):
+        return Phase.STOPPING  # the ended berth is being removed
     if where in (Place.NONE, Place.OVER):
         return resting(verdict)
     seen = life(world)

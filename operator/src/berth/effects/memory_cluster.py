@@ -1,0 +1,155 @@
+"""The cluster port in memory: machines, pods and Nodes as JSON, with those rules of the API server that count here.
+
+Names are unique, versions only grow, finalizers hold a deletion back, a bound pod ends only when its kubelet says so.
+For tests, which play user, scheduler and kubelet by the methods at the end.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from berth.effects.ports_cluster import ApiRefused, Conflict, NotFound
+from berth.plan.tell import Tell
+from berth.plan.world import FINALIZER, Machine, Object, PodEvent, format_time
+
+Key = tuple[str, str]
+
+
+class MemoryCluster:
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._clock = clock
+        self._version = 0
+        self._uids = 0
+        self.machines: dict[Key, Object] = {}
+        self.pods: dict[Key, Object] = {}
+        self.nodes: dict[str, Object] = {}
+        self.events: list[PodEvent] = []
+        self.told: list[tuple[str, Tell]] = []
+        self.writes: list[str] = []
+        self.refuse_pods: ApiRefused | None = None
+        self.on_change: Callable[[str, str, Object], None] = lambda kind, change, obj: None
+
+    # ClusterPort
+
+    async def set_finalizers(self, machine: Machine, finalizers: list[str], version: str) -> Object:
+        obj = self._machine(machine)
+        if obj["metadata"]["resourceVersion"] != version:
+            raise Conflict(409, "the machine has changed")
+        self.writes.append("finalize")
+        obj["metadata"]["finalizers"] = list(finalizers)
+        return self._machine_changed(obj)
+
+    async def write_status(self, machine: Machine, patch: Object) -> Object:
+        obj = self._machine(machine)
+        self.writes.append("status")
+        status = {**obj.get("status", {}), **copy.deepcopy(patch)}
+        obj["status"] = {key: value for key, value in status.items() if value is not None}
+        return self._machine_changed(obj)
+
+    async def create_pod(self, manifest: Object) -> Object:
+        self.writes.append("create")
+        if self.refuse_pods is not None:
+            raise self.refuse_pods
+        key = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        if key in self.pods:
+            raise Conflict(409, f'pods "{key[1]}" already exists', reason="AlreadyExists")
+        obj = copy.deepcopy(manifest)
+        obj["metadata"] |= {"uid": self.new_uid(), "creationTimestamp": format_time(self._clock())}
+        obj["status"] = {"phase": "Pending"}
+        self.pods[key] = obj
+        return self.pod_changed(key, "ADDED")
+
+    async def pod(self, namespace: str, name: str) -> Object | None:
+        return copy.deepcopy(self.pods.get((namespace, name)))
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> Object | None:
+        self.writes.append("delete")
+        return self.end_pod((namespace, name), uid)
+
+    async def pod_events(self, namespace: str, name: str, uid: str) -> list[PodEvent]:
+        return list(self.events)
+
+    async def tell(self, machine: Machine, tell: Tell) -> None:
+        self.told.append((machine.name, tell))
+
+    async def node(self, name: str) -> Object | None:
+        return self.nodes.get(name)
+
+    async def label_node(self, name: str, labels: dict[str, str]) -> None:
+        self.nodes[name]["metadata"].setdefault("labels", {}).update(labels)
+
+    async def machine_names(self) -> set[Key]:
+        return set(self.machines)
+
+    # the user
+
+    def apply(self, namespace: str, name: str, spec: Object, annotations: dict[str, str] | None = None) -> Object:
+        """Create the machine, or change its spec and annotations."""
+        obj = self.machines.get((namespace, name))
+        if obj is None:
+            meta: dict[str, Any] = {"namespace": namespace, "name": name, "uid": self.new_uid(), "generation": 0}
+            meta |= {"creationTimestamp": format_time(self._clock()), "finalizers": [], "annotations": {}}
+            obj = self.machines[namespace, name] = {"metadata": meta, "spec": None}
+        if obj["spec"] != spec:
+            obj["metadata"]["generation"] += 1
+        obj["spec"] = copy.deepcopy(spec)
+        obj["metadata"]["annotations"] |= annotations or {}
+        return self._machine_changed(obj)
+
+    def delete(self, namespace: str, name: str) -> None:
+        obj = self.machines[namespace, name]
+        obj["metadata"].setdefault("deletionTimestamp", format_time(self._clock()))
+        self._machine_changed(obj)
+
+    # scheduler and kubelet
+
+    def pod_changed(self, key: Key, change: str = "MODIFIED") -> Object:
+        obj = self.pods[key]
+        self._stamp(obj)
+        self.on_change("Pod", change, copy.deepcopy(obj))
+        return copy.deepcopy(obj)
+
+    def end_pod(self, key: Key, uid: str) -> Object | None:
+        """DELETE: at once where no kubelet has it, else with its grace period."""
+        obj = self.pods.get(key)
+        if obj is None or obj["metadata"]["uid"] != uid:
+            return None
+        if obj["status"]["phase"] in ("Succeeded", "Failed") or not obj["spec"].get("nodeName"):
+            self.remove_pod(key)
+            return None
+        if "deletionTimestamp" not in obj["metadata"]:
+            grace = obj["spec"].get("terminationGracePeriodSeconds", 30)
+            obj["metadata"]["deletionTimestamp"] = format_time(self._clock() + timedelta(seconds=grace))
+        return self.pod_changed(key)
+
+    def remove_pod(self, key: Key) -> None:
+        """The object goes: kubelet is done with it, or somebody forced it."""
+        obj = self.pods.pop(key)
+        self._stamp(obj)
+        self.on_change("Pod", "DELETED", copy.deepcopy(obj))
+
+    def new_uid(self) -> str:
+        self._uids += 1
+        return f"00000000-0000-4000-8000-{self._uids:012d}"
+
+    def _machine(self, machine: Machine) -> Object:
+        obj = self.machines.get((machine.namespace, machine.name))
+        if obj is None or obj["metadata"]["uid"] != machine.uid:
+            raise NotFound(404, f"machine {machine.name} is not there")
+        return obj
+
+    def _machine_changed(self, obj: Object) -> Object:
+        self._stamp(obj)
+        meta = obj["metadata"]
+        gone = "deletionTimestamp" in meta and FINALIZER not in meta["finalizers"]
+        if gone:
+            del self.machines[meta["namespace"], meta["name"]]
+        self.on_change("VirtualMachine", "DELETED" if gone else "MODIFIED", copy.deepcopy(obj))
+        return copy.deepcopy(obj)
+
+    def _stamp(self, obj: Object) -> None:
+        self._version += 1
+        obj["metadata"]["resourceVersion"] = str(self._version)
