@@ -197,8 +197,10 @@ def test_a_raw_name_on_a_qcow2_image_is_asked_about(bench: Bench) -> None:
 def test_a_file_to_be_made_needs_a_size_and_space(bench: Bench) -> None:
     bench.volume("claims/data")
     assert refusal(bench, claim()).reason == "SizeMissing"
-    full = refusal(bench, claim(size=1 << 62))
-    assert full.reason == "DiskFull"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", bench.pod.root / "berth/claims/data"]
+    subprocess.run(["nsenter", f"--mount=/proc/{bench.pod.pid}/ns/mnt", *mount], check=True)
+    full = refusal(bench, claim("disk.qcow2", size=1 << 40))
+    assert full.reason == "DiskFull", full
     assert list(bench.volume("claims/data").iterdir()) == []
 
 
