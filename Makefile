@@ -56,6 +56,7 @@ format: setup ## format the code
 
 generate: setup ## write the generated files (CRDs, docs, goldens)
 	@$(RUN) berth crds --write
+	@$(RUN) python scripts/docs.py
 
 images: setup ## build or fetch the images
 	@$(RUN) python -m testbed.images
