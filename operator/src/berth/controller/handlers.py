@@ -42,6 +42,13 @@ async def watch_machines(doorbell: Doorbell, stop: asyncio.Event, ready: asyncio
     async def ring(event: kopf.RawEvent, **_: Any) -> None:
         doorbell(event["type"] or "", dict(event["object"]))
 
+    identity: Any = "berth-controller"  # else kopf looks for a user name, and a container's uid may have none
     await kopf.operator(
-        registry=registry, settings=_settings(), clusterwide=True, standalone=True, stop_flag=stop, ready_flag=ready
+        registry=registry,
+        settings=_settings(),
+        identity=identity,
+        clusterwide=True,
+        standalone=True,
+        stop_flag=stop,
+        ready_flag=ready,
     )
