@@ -6,11 +6,13 @@ Repeating it is cheap: an archive's name holds the hash of what it was built fro
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import shutil
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from testbed import guests, images, prerequisites, shell
+from testbed import errors, guests, images, prerequisites, shell
 from testbed.binaries import ensure
 from testbed.cluster import apply, layout, reconcile
 from testbed.progress import Progress
@@ -31,11 +33,32 @@ def install(settings: Settings, topology: Topology, progress: Progress) -> None:
     with progress.task("guests"):
         archives += guests.ensure((), settings)
     load(settings, topology, progress, archives)
-    binaries = ensure.ensure(settings, progress, ("helm",))
-    with progress.task("chart", f"{RELEASE} in {NAMESPACE}"):
-        shell.run(
-            helm_command(settings, binaries["helm"], images.references(IMAGES, settings)), timeout=CHART_SECONDS + 30
-        )
+    tools = ensure.ensure(settings, progress, ("helm", "kubernetes"))
+    with reconcile.locked(settings), progress.task("chart", f"{RELEASE} in {NAMESPACE}"):
+        _chart(settings, tools, {name: tag_of(archive) for name, archive in zip(IMAGES, archives, strict=False)})
+
+
+def _chart(settings: Settings, tools: Mapping[str, Path], references: Mapping[str, str]) -> None:
+    """A killed helm leaves a release that says it is still being changed: under our lock, that is never true."""
+    kubectl = [str(tools["kubectl"]), f"--kubeconfig={settings.kubeconfig}", f"--namespace={NAMESPACE}"]
+    states = "status in (pending-install,pending-upgrade,pending-rollback)"
+    shell.run([*kubectl, "delete", "secret", "-l", f"owner=helm,name={RELEASE},{states}", "--ignore-not-found"])
+    try:
+        shell.run(helm_command(settings, tools["helm"], references), timeout=CHART_SECONDS + 30)
+    except errors.CommandFailed as error:
+        pods = shell.run([*kubectl, "get", "pods", "-o", "wide"])
+        events = shell.run([*kubectl, "get", "events", "--field-selector=type=Warning", "--sort-by=.lastTimestamp"])
+        last = "\n".join(events.splitlines()[-8:])
+        raise errors.NotReady(f"{error.output.strip()}\n\n{pods}\n{last}") from error
+
+
+def tag_of(archive: Path) -> str:
+    """The name an archive carries: the tree may have changed since it was built, so its hash is not asked again."""
+    with tarfile.open(archive) as content:
+        manifest = content.extractfile("manifest.json")
+        if manifest is None:
+            raise errors.TestbedError(f"{archive}: not an image archive: it holds no manifest.json")
+        return str(json.load(manifest)[0]["RepoTags"][0])
 
 
 def helm_command(settings: Settings, helm: Path, references: Mapping[str, str]) -> list[str]:

@@ -63,7 +63,8 @@ def _compile() -> bytes:
         try:
             shell.run(["cc", "-Os", "-static", "-s", "-o", program, source])
         except errors.CommandFailed as error:
-            raise errors.Unavailable(f"the pause image cannot be built; run `python -m testbed prerequisites`\n{error}") from error
+            advice = "the pause image cannot be built; run `python -m testbed prerequisites`"
+            raise errors.Unavailable(f"{advice}\n{error}") from error
         return program.read_bytes()
 
 
