@@ -1,0 +1,103 @@
+"""The generated definition on a real API server: accepted within its cost limits, complete, as strict as the models.
+
+It is installed under a group of its own, so that whatever is installed on the cluster is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from berth.api import crd
+from testbed.kube import ROOT, Cluster, wait
+from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
+
+GROUP = f"t{uuid.uuid4().hex[:6]}.test.berth.dev"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """The running cluster with the definition under test."""
+    subprocess.run([sys.executable, "-m", "testbed", "up"], cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed", "kubeconfig"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    found = Cluster(Path(done.stdout.strip()))
+    definition = crd.definition(crd.VIRTUAL_MACHINE)
+    definition["metadata"]["name"] = f"virtualmachines.{GROUP}"
+    definition["spec"]["group"] = GROUP
+    definition["spec"]["names"] |= {"shortNames": [], "categories": []}
+    found.apply(definition)
+    name = definition["metadata"]["name"]
+    found.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    wait("the kind is served", lambda: "virtualmachines" in found.kubectl("api-resources", f"--api-group={GROUP}"), 30)
+    yield found
+    found.kubectl("delete", "crd", name)
+
+
+def create(cluster: Cluster, data: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    text = yaml.safe_dump({**data, "apiVersion": f"{GROUP}/v1alpha1"})
+    return cluster.run("kubectl", "create", "--dry-run=server", "-o", "json", "-f", "-", stdin=text)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_bad_input_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> None:
+    done = create(cluster, manifest(bad.spec))
+    assert done.returncode != 0, done.stdout
+    assert bad.path in done.stderr
+    for words in bad.server or bad.said:
+        assert words in done.stderr
+
+
+def test_a_small_manifest_is_filled_with_defaults(cluster: Cluster) -> None:
+    done = create(cluster, manifest(good()))
+    assert done.returncode == 0, done.stderr
+    spec = json.loads(done.stdout)["spec"]
+    assert (spec["power"], spec["cpu"]["count"], spec["memory"]["size"]) == ("On", 1, "512Mi")
+    assert spec["nics"] == [{"name": "default", "pod": {}, "model": "virtio"}]
+    assert spec["disks"][0]["bus"] == "virtio"
+
+
+@pytest.mark.parametrize(("word", "kept"), [("On", True), ("Off", False), ('"Off"', "Off"), ("Paused", "Paused")])
+def test_bare_power_words_are_taken_as_kubectl_reads_them(cluster: Cluster, word: str, kept: Any) -> None:
+    text = yaml.safe_dump({**manifest(good()), "apiVersion": f"{GROUP}/v1alpha1"}) + f"  power: {word}\n"
+    done = cluster.run("kubectl", "create", "--dry-run=server", "-o", "json", "-f", "-", stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["spec"]["power"] == kept
+
+
+@pytest.mark.parametrize("name", ["a" * 63, ".".join(["a" * 62] * 4)])
+def test_long_names_are_taken(cluster: Cluster, name: str) -> None:
+    assert create(cluster, manifest(good(), name)).returncode == 0
+
+
+def test_a_name_that_is_too_long_is_refused(cluster: Cluster) -> None:
+    assert "no more than 253" in create(cluster, manifest(good(), "a" * 254)).stderr
+
+
+def test_a_manifest_of_one_megabyte_is_answered(cluster: Cluster) -> None:
+    done = create(cluster, manifest(good(placement={"affinity": {"x": "y" * 2**20}})))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_explain_knows_every_field(cluster: Cluster, part: str) -> None:
+    words = ("explain", f"virtualmachines.{part}", f"--api-version={GROUP}/v1alpha1", "--recursive")
+    shown = wait("explain", lambda: cluster.run("kubectl", *words).stdout, 30)
+    version = crd.definition(crd.VIRTUAL_MACHINE)["spec"]["versions"][0]
+    for name in _names(version["schema"]["openAPIV3Schema"]["properties"][part]):
+        assert f"{name}\t<" in shown
+
+
+def _names(schema: crd.Schema) -> Iterator[str]:
+    for name, inner in schema.get("properties", {}).items():
+        yield name
+        yield from _names(inner.get("items", inner))
