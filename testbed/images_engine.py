@@ -98,7 +98,7 @@ def choose(cache: Path) -> Engine:
         return Docker()
     if shutil.which("buildah"):
         return Buildah(cache / "buildah")
-    raise errors.Unavailable("images: neither a running Docker nor buildah was found; run scripts/prerequisites")
+    raise errors.Unavailable("images: neither a running Docker nor buildah was found; run `python -m testbed prerequisites`")
 
 
 @functools.cache
