@@ -24,7 +24,9 @@ class CommandFailed(TestbedError):
     def __init__(self, argv: Sequence[str], code: int, output: str) -> None:
         self.argv, self.code, self.output = tuple(argv), code, output
         tail = "\n".join(output.strip().splitlines()[-15:])
-        super().__init__(f"`{' '.join(argv)}` ended with code {code}\n{tail}".rstrip())
+        words = " ".join(argv).splitlines()[0]
+        command = words if len(words) < 200 else f"{words[:200]}…"
+        super().__init__(f"`{command}` ended with code {code}\n{tail}".rstrip())
 
 
 class Unavailable(TestbedError):

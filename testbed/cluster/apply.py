@@ -118,7 +118,7 @@ def _start(settings: Settings, unit: Unit) -> None:
 def _ready_or_dead(settings: Settings, unit: Unit) -> bool:
     if ready.probe(unit.probe):
         return True
-    if processes.started(settings, unit.name) and unit.name not in processes.find(settings):
+    if processes.ended(settings, unit.name):
         raise errors.NotReady(_complaint(settings, unit, "ended at once"))
     return False
 

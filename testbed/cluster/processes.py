@@ -71,9 +71,10 @@ def find(settings: Settings) -> dict[str, Running]:
     return found
 
 
-def started(settings: Settings, name: str) -> bool:
-    """True once the process has written its pid file: from then on a missing process is a dead one."""
-    return (files.read(_pid_file(settings, name)) or "").endswith("\n")
+def ended(settings: Settings, name: str) -> bool:
+    """True when a process that got as far as writing its pid file lives no more."""
+    text = files.read(_pid_file(settings, name)) or ""
+    return text.endswith("\n") and not _alive(int(text))
 
 
 def stop(settings: Settings, name: str, deadline: float = 5.0) -> None:
@@ -121,12 +122,22 @@ def _running(settings: Settings, pid_file: Path) -> Running | None:
     text = (files.read(pid_file) or "").strip()
     if not text.isdigit() or not _alive(int(text)):
         return None
-    environment = (files.read(Path("/proc") / text / "environ") or "").split("\0")
+    environment = _environment(text).split("\0")
     prefix = f"{MARK}={settings.state}|{pid_file.stem}|"
     for entry in environment:
         if entry.startswith(prefix):
             return Running(int(text), entry.removeprefix(prefix))
     return None
+
+
+def _environment(pid: str) -> str:
+    """A process that just becomes another program has an empty environment for a moment."""
+    for _ in range(20):
+        text = files.read(Path("/proc") / pid / "environ")
+        if text or not _alive(int(pid)):
+            break
+        time.sleep(0.005)
+    return text or ""
 
 
 def _alive(pid: int) -> bool:
