@@ -61,7 +61,12 @@ class Libvirt:
 
     def resume(self, uid: str) -> None:
         with self._asking(f"resume domain {uid}") as connection:
-            connection.lookupByUUIDString(uid).resume()
+            domain = connection.lookupByUUIDString(uid)
+            try:
+                domain.resume()
+            except libvirt.libvirtError:
+                if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+                    raise
 
     def suspend(self, uid: str) -> None:
         with self._asking(f"suspend domain {uid}") as connection:

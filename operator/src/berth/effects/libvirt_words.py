@@ -75,8 +75,10 @@ def translate(error: Any, what: str) -> BerthError:
     text = (error.get_error_message() or str(error)).strip()
     if is_connection(error):
         return HypervisorDown(f"{what}: libvirtd does not answer: {text}; it is tried again by itself")
-    if is_gone(error):
+    if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
         return HostFault(f"{what}: the domain is not there any more: {text}", reason="DomainGone")
+    if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+        return HostFault(f"{what}: not possible in its present state: {text}", reason="WrongState")
     if error.get_error_code() in _REFUSED_CODES:
         return HostFault(f"{what}: this node's libvirt refuses the machine: {text}", reason="DomainRefused")
     if "Cannot allocate memory" in text or error.get_error_code() == libvirt.VIR_ERR_NO_MEMORY:
