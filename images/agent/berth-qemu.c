@@ -2,8 +2,8 @@
  * berth-qemu: libvirt's <emulator>. It puts itself into the berth pod's cgroup, in every hierarchy, and becomes QEMU;
  * so the guest counts against its pod and not against the agent, and outlives the agent.
  *
- * Installed setuid root. libvirt starts it as the VM's own uid with no capabilities and an empty bounding set, so all
- * that setuid gives is the effective uid 0: enough to write root-owned cgroup.procs files, and given up before QEMU runs.
+ * Installed setuid root. libvirt starts it as the VM's own uid without capabilities. Of what setuid gives it keeps
+ * nothing but the effective uid 0: enough to write root-owned cgroup.procs files, and given up before QEMU runs.
  * Any process of the container may start it, so it trusts nothing but files that only root can have written:
  *
  *   -uuid X (once, in argv)           the VM
@@ -51,9 +51,11 @@ __attribute__((noreturn, format(printf, 1, 2))) static void refuse(const char *f
     exit(EXIT_REFUSED);
 }
 
-/* Only the effective uid is needed; whoever starts this with a full bounding set would otherwise hold every capability. */
+/* Only the effective uid is needed; libvirt leaves the bounding set full, and setuid root then grants every capability. */
 static void drop_capabilities(void)
 {
+    for (int capability = 0; capability < 64; capability++)
+        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0); /* fails where there is nothing to drop, or no right to */
     struct { unsigned version; int pid; } header = {CAPABILITY_VERSION_3, 0};
     struct { unsigned effective, permitted, inheritable; } none[2] = {{0, 0, 0}, {0, 0, 0}};
     if (syscall(SYS_capset, &header, none))

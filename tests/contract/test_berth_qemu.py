@@ -135,6 +135,7 @@ def test_capabilities_go_even_if_the_caller_did_not_clear_the_bounding_set(wrapp
     assert code == 0
     assert "CapEff:\t0000000000000000" in out
     assert "CapPrm:\t0000000000000000" in out
+    assert "CapBnd:\t0000000000000000" in out
     assert f"Uid:\t{GUEST_UID}\t{GUEST_UID}\t{GUEST_UID}\t{GUEST_UID}" in out
 
 
