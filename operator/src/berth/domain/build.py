@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from berth.api.devices import DiskBus
-from berth.api.order import DiskKind, DiskOrder, MachineOrder, Order
+from berth.api.order import DiskOrder, MachineOrder, Order
 from berth.domain import metadata, xml
 from berth.domain.devices import Device, address
 from berth.domain.devices.channel import GuestAgent, VirtioSerial
@@ -20,7 +20,7 @@ from berth.domain.devices.memballoon import MemBalloon
 from berth.domain.devices.panic import Panic
 from berth.domain.devices.rng import Rng
 from berth.domain.element import checked
-from berth.domain.files import VMS_FOLDER, DiskFile, MediaFiles
+from berth.domain.files import DiskFile, MediaFiles, expected
 from berth.domain.host import Accelerator, Host, choose_accelerator
 from berth.domain.model import DirectBoot, Domain
 from berth.errors import HostFault, InvalidSpec
@@ -53,7 +53,9 @@ def preview(order: Order, *, kvm: bool = True) -> str:
     """The XML that an agent would make of this order, with the paths and names it would choose: for `berth render`."""
     accelerator = choose_accelerator(order.emulation, kvm_usable=kvm) or Accelerator.KVM
     taps = {nic.name: f"bt{index}" for index, nic in enumerate(order.machine.nics)}
-    return xml.render(build(order, _placeholders(order), taps, Host(accelerator, guest_uid=1_900_000_000)))
+    return xml.render(
+        build(order, expected(order.uid, order.machine), taps, Host(accelerator, guest_uid=1_900_000_000))
+    )
 
 
 def domain_name(order: Order) -> str:
@@ -123,23 +125,3 @@ def _graphics(machine: MachineOrder, media: MediaFiles) -> Iterator[Device]:
     yield Vnc(media.vnc_socket)
     yield Video(address.PciAddress(address.GRAPHICS_SLOT))
     yield Tablet(address.system(3))
-
-
-def _placeholders(order: Order) -> MediaFiles:
-    folder = f"{VMS_FOLDER}/{order.uid}"
-    machine = order.machine
-    return MediaFiles(
-        disks=tuple(_placeholder(folder, disk) for disk in machine.disks),
-        console_socket=f"{folder}/console.sock",
-        kernel=f"{folder}/kernel" if machine.kernel else None,
-        initrd=f"{folder}/initrd" if machine.kernel and machine.kernel.initrd else None,
-        seed=f"{folder}/seed" if machine.cloud_init else None,
-        vnc_socket=f"{folder}/vnc/vnc.sock" if machine.vnc else None,
-    )
-
-
-def _placeholder(folder: str, disk: DiskOrder) -> DiskFile:
-    path = f"{folder}/disk-{disk.name}"
-    if disk.kind is DiskKind.OVERLAY:
-        return DiskFile(disk.name, path, "qcow2", f"{folder}/base-{disk.name}", "qcow2")
-    return DiskFile(disk.name, path, "raw")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from berth.api.order import DiskKind, DiskOrder, MachineOrder
 
 VMS_FOLDER: Final = "/run/berth/vms"
 """Each machine has a folder in here, named by its uid; QEMU and libvirt see no path outside it."""
@@ -30,3 +33,25 @@ class MediaFiles:
     initrd: str | None = None
     seed: str | None = None  # the cloud-init disk
     vnc_socket: str | None = None
+
+
+def expected(vm_uid: str, machine: MachineOrder) -> MediaFiles:
+    """The files as they would be on a node: for previews and for a node in memory, where nobody opens them."""
+    folder = f"{VMS_FOLDER}/{vm_uid}"
+    return MediaFiles(
+        disks=_expected_disks(folder, machine.disks),
+        console_socket=f"{folder}/console.sock",
+        kernel=f"{folder}/kernel" if machine.kernel else None,
+        initrd=f"{folder}/initrd" if machine.kernel and machine.kernel.initrd else None,
+        seed=f"{folder}/seed" if machine.cloud_init else None,
+        vnc_socket=f"{folder}/vnc/vnc.sock" if machine.vnc else None,
+    )
+
+
+def _expected_disks(folder: str, disks: Sequence[DiskOrder]) -> tuple[DiskFile, ...]:
+    return tuple(
+        DiskFile(disk.name, f"{folder}/disk-{disk.name}", "qcow2", f"{folder}/base-{disk.name}", "qcow2")
+        if disk.kind is DiskKind.OVERLAY
+        else DiskFile(disk.name, f"{folder}/disk-{disk.name}", "raw")
+        for disk in disks
+    )

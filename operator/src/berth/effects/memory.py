@@ -1,0 +1,313 @@
+"""A node in memory: Hypervisor, Berths, BerthLinks, Media, Network, Journal and Prober over one plain object.
+
+For tests of the agent and the planner. MemoryNode is the world and outlives any agent; the ports are views of it. Its
+other methods are what the world does by itself: pods come and go, guests end, libvirtd goes down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, MachineOrder, NicOrder
+from berth.api.virtualmachine import GuestInfo
+from berth.domain import metadata
+from berth.domain.files import MediaFiles, expected
+from berth.domain.observed import DomainState, ObservedDomain, StartRecord
+from berth.effects.ports import Berth, DomainEvent, DomainEventKind, HypervisorVersions, KvmProbe
+from berth.errors import BerthError, HostFault, HypervisorDown, Unavailable
+
+OnEvent = Callable[[DomainEvent], None]
+OnConnection = Callable[[bool, str], None]
+_FIRST_PID = 1000
+
+
+@dataclass(slots=True)
+class MemoryDomain:
+    name: str
+    xml: str
+    state: DomainState = DomainState.PAUSED
+    detail: str = "user"
+
+
+@dataclass(slots=True)
+class MemoryPod:
+    berth: Berth
+    terminating: bool = False
+    on_shutdown: list[Callable[[], None]] = field(default_factory=list)
+    on_lost: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass
+class MemoryNode:
+    """``failing``: a port's method name → the error it raises. ``log``: what was done to the world, in order."""
+
+    domains: dict[str, MemoryDomain] = field(default_factory=dict)
+    pods: dict[str, MemoryPod] = field(default_factory=dict)
+    exits: dict[str, int] = field(default_factory=dict)
+    folders: dict[str, StartRecord | None] = field(default_factory=dict)
+    taps: set[str] = field(default_factory=set)
+    attached: set[str] = field(default_factory=set)
+    served: set[str] = field(default_factory=set)
+    failing: dict[str, BerthError] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    up: bool = True
+    deaf_guests: bool = False
+    kvm: KvmProbe = field(default_factory=lambda: KvmProbe(True, "in memory"))
+    on_event: OnEvent | None = None
+    on_connection: OnConnection | None = None
+
+    def did(self, method: str, uid: str) -> None:
+        """Every change of the world goes through here, and can be made to fail here."""
+        if method in self.failing:
+            raise self.failing[method]
+        self.log.append(f"{method} {uid}")
+
+    def start_pod(self, pod_uid: str) -> None:
+        self.pods[pod_uid] = MemoryPod(Berth(pod_uid, _FIRST_PID + len(self.pods) + len(self.exits), len(self.log)))
+
+    def terminate_pod(self, pod_uid: str) -> None:
+        """kubelet sends SIGTERM."""
+        self.pods[pod_uid].terminating = True
+        for call in list(self.pods[pod_uid].on_shutdown):
+            call()
+
+    def kill_pod(self, pod_uid: str, code: int = 137) -> None:
+        """The berth process ends; kubelet kills whatever is left in the pod's cgroup."""
+        pod = self.pods.pop(pod_uid)
+        self.exits[pod_uid] = code
+        for uid, domain in list(self.domains.items()):
+            if f'"podUid": "{pod_uid}"' in domain.xml:
+                self.end(uid, "failed")
+        for call in pod.on_lost:
+            call()
+
+    def end(self, uid: str, detail: str = "shutdown") -> None:
+        """The guest's QEMU is gone, for the reason that libvirt calls ``detail``."""
+        if self.domains.pop(uid, None) is None:
+            return
+        if detail == "shutdown":
+            self.emit(DomainEvent(uid, DomainEventKind.SHUTDOWN, "guest"))
+        if detail == "crashed":
+            self.emit(DomainEvent(uid, DomainEventKind.CRASHED, "panicked"))
+        self.emit(DomainEvent(uid, DomainEventKind.STOPPED, detail))
+
+    def set_up(self, up: bool) -> None:
+        """libvirtd comes or goes; guests do not notice."""
+        self.up = up
+        if self.on_connection is not None:
+            self.on_connection(up, "" if up else "libvirtd was stopped")
+
+    def emit(self, event: DomainEvent) -> None:
+        if self.up and self.on_event is not None:
+            self.on_event(event)
+
+
+class MemoryHypervisor:
+    def __init__(self, node: MemoryNode) -> None:
+        self.node = node
+
+    def versions(self) -> HypervisorVersions:
+        self._ask()
+        return HypervisorVersions("11.3.0", "10.0.0")
+
+    def domains(self) -> list[ObservedDomain]:
+        return [found for uid in self._ask().domains if (found := self.domain(uid)) is not None]
+
+    def domain(self, uid: str) -> ObservedDomain | None:
+        domain = self._ask().domains.get(uid)
+        return None if domain is None else ObservedDomain(uid, domain.name, domain.state, domain.xml, domain.detail)
+
+    def create_paused(self, xml: str) -> None:
+        node, root = self._ask(), ElementTree.fromstring(xml)
+        uid = root.findtext("uuid", "")
+        if uid in node.domains:
+            return
+        node.did("create_paused", uid)
+        node.domains[uid] = MemoryDomain(root.findtext("name", ""), xml)
+        node.emit(DomainEvent(uid, DomainEventKind.STARTED, "booted"))
+
+    def resume(self, uid: str) -> None:
+        self._change(uid, "resume", DomainState.RUNNING, "", DomainEventKind.RESUMED)
+
+    def suspend(self, uid: str) -> None:
+        self._change(uid, "suspend", DomainState.PAUSED, "user", DomainEventKind.SUSPENDED)
+
+    def press_power_button(self, uid: str) -> None:
+        node = self._ask()
+        if uid not in node.domains:
+            return
+        node.did("press_power_button", uid)
+        if node.domains[uid].state is DomainState.RUNNING and not node.deaf_guests:
+            node.end(uid, "shutdown")
+
+    def destroy(self, uid: str) -> None:
+        node = self._ask()
+        if uid in node.domains:
+            node.did("destroy", uid)
+            node.end(uid, "destroyed")
+
+    def set_metadata(self, uid: str, order_json: str) -> None:
+        domain = self._domain(uid)
+        self.node.did("set_metadata", uid)
+        root = ElementTree.fromstring(domain.xml)
+        found = root.find(f"metadata/{metadata.TAG}")
+        if found is None:
+            raise HostFault(f"domain {uid} is not one that Berth made", reason="MetadataMissing")
+        found.text = order_json
+        domain.xml = ElementTree.tostring(root, encoding="unicode")
+
+    def guest_info(self, uid: str) -> GuestInfo:
+        running = uid in self._ask().domains and self.node.domains[uid].state is DomainState.RUNNING
+        return GuestInfo(agent_connected=running, hostname="guest" if running else None)
+
+    def listen(self, on_event: OnEvent, on_connection: OnConnection) -> None:
+        self.node.on_event, self.node.on_connection = on_event, on_connection
+        if self.node.up:
+            on_connection(True, "")
+
+    def close(self) -> None:
+        self.node.on_event = self.node.on_connection = None
+
+    def _ask(self) -> MemoryNode:
+        if not self.node.up:
+            raise HypervisorDown("libvirtd was stopped; start it again")
+        return self.node
+
+    def _domain(self, uid: str) -> MemoryDomain:
+        domain = self._ask().domains.get(uid)
+        if domain is None:
+            raise HostFault(f"domain {uid} is not there", reason="DomainGone")
+        return domain
+
+    def _change(self, uid: str, what: str, state: DomainState, detail: str, kind: DomainEventKind) -> None:
+        domain = self._domain(uid)
+        if domain.state is not state:
+            self.node.did(what, uid)
+            domain.state, domain.detail = state, detail
+            self.node.emit(DomainEvent(uid, kind))
+
+
+class MemoryBerths:
+    def __init__(self, node: MemoryNode) -> None:
+        self.node = node
+
+    def find(self, pod_uid: str) -> Berth | None:
+        pod = self.node.pods.get(pod_uid)
+        return None if pod is None else pod.berth
+
+    def alive(self, berth: Berth) -> bool:
+        return self.find(berth.pod_uid) == berth
+
+    def prepare_cgroup(self, vm_uid: str, guest_uid: int, berth: Berth) -> None:
+        self.node.did("prepare_cgroup", vm_uid)
+        self.node.folders.setdefault(vm_uid, None)
+
+    def forget(self, vm_uid: str) -> None:
+        self.node.did("forget", vm_uid)
+        self.node.folders.pop(vm_uid, None)
+
+    def record_start(self, vm_uid: str, record: StartRecord) -> None:
+        self.node.did("record_start", vm_uid)
+        self.node.folders[vm_uid] = record
+
+    def start_record(self, vm_uid: str) -> StartRecord | None:
+        return self.node.folders.get(vm_uid)
+
+    def folders(self) -> list[str]:
+        return list(self.node.folders)
+
+
+class MemoryLink:
+    def __init__(self, node: MemoryNode, pod: MemoryPod, calls: tuple[Callable[[], None], Callable[[], None]]) -> None:
+        self._node, self._pod, self._calls = node, pod, calls
+
+    async def exit(self, code: int, note: str) -> None:
+        pod_uid = self._pod.berth.pod_uid
+        self._node.did("exit", f"{pod_uid} {code}")
+        if pod_uid in self._node.pods:
+            self._node.kill_pod(pod_uid, code)
+
+    def close(self) -> None:
+        for calls, call in zip((self._pod.on_shutdown, self._pod.on_lost), self._calls, strict=True):
+            if call in calls:
+                calls.remove(call)
+
+
+class MemoryLinks:
+    def __init__(self, node: MemoryNode) -> None:
+        self.node = node
+
+    async def connect(self, berth: Berth, on_shutdown: Callable[[], None], on_lost: Callable[[], None]) -> MemoryLink:
+        pod = self.node.pods.get(berth.pod_uid)
+        if pod is None or pod.berth != berth:
+            raise Unavailable(f"the berth of pod {berth.pod_uid} is gone", reason="BerthGone")
+        pod.on_shutdown.append(on_shutdown)
+        pod.on_lost.append(on_lost)
+        if pod.terminating:
+            on_shutdown()
+        return MemoryLink(self.node, pod, (on_shutdown, on_lost))
+
+
+class MemoryMedia:
+    def __init__(self, node: MemoryNode) -> None:
+        self.node = node
+
+    def prepare(
+        self,
+        vm_uid: str,
+        guest_uid: int,
+        berth: Berth,
+        *,
+        disks: Sequence[DiskOrder],
+        kernel: KernelOrder | None,
+        cloud_init: CloudInitOrder | None,
+        vnc: bool,
+    ) -> MediaFiles:
+        self.node.did("prepare", vm_uid)
+        self.node.folders.setdefault(vm_uid, None)
+        machine = MachineOrder(
+            cpus=1, memory_bytes=0, disks=tuple(disks), kernel=kernel, cloud_init=cloud_init, vnc=vnc
+        )
+        return expected(vm_uid, machine)
+
+
+class MemoryNetwork:
+    def __init__(self, node: MemoryNode) -> None:
+        self.node = node
+
+    def create_taps(self, vm_uid: str, guest_uid: int, nics: Sequence[NicOrder]) -> dict[str, str]:
+        self.node.did("create_taps", vm_uid)
+        self.node.taps.add(vm_uid)
+        return {nic.name: f"bt{index}" for index, nic in enumerate(nics)}
+
+    def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
+        self.node.did("attach", vm_uid)
+        self.node.attached.add(vm_uid)
+        self.node.served.add(vm_uid)
+
+    def serve(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
+        self.node.did("serve", vm_uid)
+        self.node.served.add(vm_uid)
+
+    def detach(self, vm_uid: str) -> None:
+        self.node.did("detach", vm_uid)
+        for names in (self.node.taps, self.node.attached, self.node.served):
+            names.discard(vm_uid)
+
+
+class MemoryJournal:
+    def __init__(self, words: str = "") -> None:
+        self.words = words
+
+    def last_words(self, vm_uid: str) -> str:
+        return self.words
+
+
+class MemoryProber:
+    def __init__(self, node: MemoryNode) -> None:
+        self.node = node
+
+    def kvm(self) -> KvmProbe:
+        return self.node.kvm
