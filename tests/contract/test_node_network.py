@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

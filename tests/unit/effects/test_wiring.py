@@ -1,0 +1,95 @@
+"""The plan of a guest's NIC, and the rules around it, without a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from berth.effects import firewall, wiring
+from berth.effects.wiring import GATEWAY_MAC, Link, Observed, Wiring
+
+WANT = Wiring(guest_mac="52:54:00:12:34:56", mtu=1450)
+RIGHT = Observed(
+    tap_outside=None,
+    link=Link(7, GATEWAY_MAC, 1450, up=True),
+    addresses=frozenset({"10.0.2.1/24"}),
+    guest_mac="52:54:00:12:34:56",
+    sysctls=WANT.sysctls,
+    rules_match=True,
+)
+
+
+def kinds(seen: Observed, want: Wiring = WANT) -> list[type]:
+    return [type(change) for change in wiring.plan(seen, want)]
+
+
+def test_nothing_is_left_to_do_when_all_is_right() -> None:
+    assert wiring.plan(RIGHT, WANT) == []
+
+
+def test_a_new_guest_comes_up_only_behind_its_rules() -> None:
+    changes = wiring.plan(Observed(tap_outside=5, sysctls={"net/ipv4/ip_forward": "0"}), WANT)
+    order = [type(change) for change in changes]
+    assert changes[0] == wiring.MoveTap(5, "vm0")
+    assert order.index(wiring.LoadRules) < order.index(wiring.LinkUp)
+    assert max(i for i, kind in enumerate(order) if kind is wiring.WriteSysctl) < order.index(wiring.LinkUp)
+    assert changes[1] == wiring.WriteSysctl("net/ipv4/ip_forward", "1")  # first: the kernel resets others with it
+    assert changes[-1] == wiring.SetNeighbour("vm0", "10.0.2.2", WANT.guest_mac)
+
+
+def test_the_tap_that_libvirt_opened_last_replaces_an_older_one() -> None:
+    seen = replace(RIGHT, tap_outside=9)
+    order = kinds(seen)
+    assert order[:2] == [wiring.RemoveLink, wiring.MoveTap]
+    assert wiring.LoadRules in order  # the old device took its ingress rules along
+    assert wiring.AddAddress in order
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (replace(RIGHT, link=Link(7, GATEWAY_MAC, 1500, up=True)), [wiring.SetLink, wiring.SetNeighbour]),
+        (replace(RIGHT, link=Link(7, "02:00:00:00:00:09", 1450, up=True)), [wiring.SetLink, wiring.SetNeighbour]),
+        (replace(RIGHT, link=Link(7, GATEWAY_MAC, 1450, up=False)), [wiring.LinkUp]),
+        (replace(RIGHT, addresses=frozenset()), [wiring.AddAddress]),
+        (replace(RIGHT, addresses=frozenset({"10.0.2.1/24", "10.0.2.2/24"})), [wiring.RemoveAddress]),
+        (replace(RIGHT, guest_mac=None), [wiring.SetNeighbour]),
+        (replace(RIGHT, guest_mac="52:54:00:00:00:01"), [wiring.SetNeighbour]),
+        (replace(RIGHT, rules_match=False), [wiring.LoadRules]),
+        (replace(RIGHT, sysctls=WANT.sysctls | {"net/ipv4/ip_forward": "0"}), [wiring.WriteSysctl]),
+    ],
+)
+def test_only_what_differs_is_changed(seen: Observed, expected: list[type]) -> None:
+    assert kinds(seen) == expected
+
+
+def test_tap_names_fit_the_kernel_and_differ() -> None:
+    names = {wiring.tap_name(f"uid-{i}", n) for i in range(100) for n in range(2)}
+    assert len(names) == 200
+    assert max(map(len, names)) == 15
+    assert all(
+        name.startswith(wiring.tap_prefix(f"uid-{i}")) for i in range(3) for name in [wiring.tap_name(f"uid-{i}")]
+    )
+
+
+class TestFirewall:
+    def test_the_script_replaces_whole_tables_in_one_go(self) -> None:
+        script = firewall.build(WANT).script
+        for family in ("ip", "netdev"):
+            assert script.index(f"delete table {family} berth") < script.index(f"table {family} berth {{")
+
+    def test_what_was_loaded_is_recognized(self) -> None:
+        rules = firewall.build(WANT)
+        listing = "\n".join(line for line in rules.script.splitlines() if "{" in line or line.startswith("\t"))
+        assert firewall.parse(listing).same_as(rules)
+        assert not firewall.parse("").same_as(rules)
+
+    def test_another_guest_has_other_rules(self) -> None:
+        assert not firewall.build(WANT).same_as(firewall.build(replace(WANT, guest_mac="52:54:00:00:00:01")))
+
+    def test_a_rule_more_or_less_is_noticed(self) -> None:
+        rules = firewall.build(WANT)
+        listing = rules.script.split("delete table ip berth\n")[1]
+        assert not firewall.parse(listing.replace('\t\tiifname "vm0" drop\n', "")).same_as(rules)
+        assert not firewall.parse(listing.replace("\t\tether", "\t\taccept\n\t\tether", 1)).same_as(rules)
