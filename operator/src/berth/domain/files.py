@@ -43,15 +43,15 @@ def expected(vm_uid: str, machine: MachineOrder) -> MediaFiles:
         console_socket=f"{folder}/console.sock",
         kernel=f"{folder}/kernel" if machine.kernel else None,
         initrd=f"{folder}/initrd" if machine.kernel and machine.kernel.initrd else None,
-        seed=f"{folder}/seed" if machine.cloud_init else None,
+        seed=f"{folder}/seed.iso" if machine.cloud_init else None,
         vnc_socket=f"{folder}/vnc/vnc.sock" if machine.vnc else None,
     )
 
 
 def _expected_disks(folder: str, disks: Sequence[DiskOrder]) -> tuple[DiskFile, ...]:
     return tuple(
-        DiskFile(disk.name, f"{folder}/disk-{disk.name}", "qcow2", f"{folder}/base-{disk.name}", "qcow2")
+        DiskFile(disk.name, f"{folder}/disk-{disk.name}.qcow2", "qcow2", f"{folder}/disk-{disk.name}.base", "qcow2")
         if disk.kind is DiskKind.OVERLAY
-        else DiskFile(disk.name, f"{folder}/disk-{disk.name}", "raw")
+        else DiskFile(disk.name, f"{folder}/disk-{disk.name}.img", "raw")
         for disk in disks
     )
