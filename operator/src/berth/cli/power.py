@@ -134,12 +134,13 @@ def _follow(cluster: Cluster, name: str, goal: Goal, wait: bool, timeout: float)
     began, shown = time.monotonic(), ("", "")
     while True:
         vm = cluster.machine(name)
-        now = (str((vm.get("status") or {}).get("phase", "")), _trouble(vm))
+        done = goal.reached(vm)
+        now = (str((vm.get("status") or {}).get("phase", "")), "" if done else _trouble(vm))
         if now != shown:
             line = Text(f"{time.monotonic() - began:6.1f} s  ") + screen.coloured(now[0])
             screen.out.print(line + Text(f"  {now[1]}" if now[1] else ""))
             shown = now
-        if goal.reached(vm):
+        if done:
             return
         if goal.hopeless(vm):
             screen.fail(f"{name} cannot be {goal.words}: {_message(vm)}")

@@ -36,4 +36,4 @@ class Tablet:
     place: PciAddress
 
     def to_element(self) -> Element:
-        return element("input", self.place.to_element(), type="tablet", bus="virtio", model="virtio-non-transitional")
+        return element("input", self.place.to_element(), type="tablet", bus="virtio")  # there is but one model of it
