@@ -7,11 +7,13 @@ The repository keeps its path inside; everything else that is written goes to me
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from testbed import errors, guests, images, images_archive, settings
@@ -41,7 +43,9 @@ pivot_root . host
 umount --lazy /host
 ip link set lo up
 cd "$repository"
-exec "$@"
+# Not exec: this shell is process 1, and libvirt waits until somebody reaps the QEMU it asked for its capabilities.
+code=0; "$@" || code=$?
+exit "$code"
 """
 _START_LIBVIRTD = r"""
 /usr/sbin/libvirtd >/var/log/libvirtd.log 2>&1 &
@@ -51,23 +55,26 @@ if [ ! -S /run/libvirt/libvirt-sock ]; then cat /var/log/libvirtd.log >&2; exit 
 """
 
 
-def ensure(where: settings.Settings | None = None) -> Path:
-    """Have the root file system unpacked in the cache and return its folder."""
+@contextmanager
+def ensure(where: settings.Settings | None = None) -> Iterator[Path]:
+    """Have the root file system unpacked in the cache; it stays there at least as long as the block lasts."""
     where = where or settings.load()
     [archive] = images.ensure([IMAGE.name], where, [IMAGE])
     folder = where.cache / "rootfs" / archive.stem
-    if not folder.is_dir():
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        images_archive.unpack(archive, partial)
-        _forget_others(folder)
-        partial.rename(folder)
-    return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder, fcntl.LOCK_EX):
+        if not folder.is_dir():
+            partial = folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            images_archive.unpack(archive, partial)
+            partial.rename(folder)
+    _forget_others(folder)
+    with _lock(folder, fcntl.LOCK_SH):
+        yield folder
 
 
-def argv(command: Sequence[str], *, libvirtd: bool = False, where: settings.Settings | None = None) -> list[str]:
+def argv(root: Path, command: Sequence[str], *, libvirtd: bool, where: settings.Settings) -> list[str]:
     """The command line that runs `command` inside; with `libvirtd` the daemon answers before the command starts."""
-    where = where or settings.load()
     scratch = where.cache / "rootfs" / "scratch"
     inner = ["/bin/sh", "-euc", _START_LIBVIRTD, "libvirtd", *command] if libvirtd else list(command)
     unshare = [
@@ -81,8 +88,7 @@ def argv(command: Sequence[str], *, libvirtd: bool = False, where: settings.Sett
         "--uts",
         "--ipc",
     ]
-    root = ensure(where)
-    scratch.mkdir(exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     return [
         *unshare,
         "/bin/sh",
@@ -115,28 +121,35 @@ def run(command: Sequence[str], *, libvirtd: bool = False) -> int:
         raise errors.TestbedError("the agent's root file system needs root: run as root or with sudo")
     where = settings.load()
     guests.tiny_files(where)  # nothing can be built inside
-    return subprocess.run(
-        argv(command, libvirtd=libvirtd, where=where), env=environment(os.environ, where), check=False
-    ).returncode
+    with ensure(where) as root:
+        words = argv(root, command, libvirtd=libvirtd, where=where)
+        return subprocess.run(words, env=environment(os.environ, where), check=False).returncode
 
 
 def _forget_others(folder: Path) -> None:
+    """Older root file systems go, except those in which something still runs."""
     for other in folder.parent.glob(f"{IMAGE.name}-*"):
-        if other != folder and not other.name.endswith(".partial"):
+        if other == folder or not other.is_dir() or other.suffix:
+            continue
+        with suppress(BlockingIOError), _lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
             shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path, how: int) -> Iterator[None]:
+    with folder.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, how)
+        yield
 
 
 def main(arguments: Sequence[str]) -> int:
     """`[--libvirtd] -- COMMAND…`"""
-    options, _, command = (list(arguments), None, []) if "--" not in arguments else _split(arguments)
+    words = list(arguments)
+    at = words.index("--") if "--" in words else len(words)
+    options, command = words[:at], words[at + 1 :]
     if not command or set(options) - {"--libvirtd"}:
         raise errors.TestbedError("usage: python -m testbed.rootfs [--libvirtd] -- COMMAND [ARGUMENT…]")
     return run(command, libvirtd="--libvirtd" in options)
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
-    at = list(arguments).index("--")
-    return list(arguments[:at]), "--", list(arguments[at + 1 :])
 
 
 if __name__ == "__main__":
