@@ -1,7 +1,8 @@
 """Gives the test guests as container images and as plain files, building those whose inputs changed.
 
-Called by the cluster's start, by contract tests (files) and as `python -m testbed.guests`. `tiny` is a kernel and an initrd
-that are up in two to three seconds without hardware help; `debian` is a real cloud disk with cloud-init and the guest agent.
+Called by the cluster's start, by contract tests (files) and as `python -m testbed.guests`. `tiny` is a kernel and an
+initrd that are up in two to three seconds without hardware help; `debian` is a real cloud disk with cloud-init and the
+guest agent.
 """
 
 from __future__ import annotations

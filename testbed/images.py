@@ -1,8 +1,8 @@
 """Gives the archives of all container images that the cluster runs, building those whose inputs changed.
 
 Called by the cluster's start, by the chart's installer (references) and as `python -m testbed.images [NAME…]`.
-An image's tag is a hash of everything its Dockerfile copies, so a changed source rolls out by itself and the second call is
-instant. Guests' disks and kernels are guests.py's work.
+An image's tag is a hash of everything its Dockerfile copies, so a changed source rolls out by itself and the second
+call is instant. Guests' disks and kernels are guests.py's work.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def select(names: Sequence[str], images: Sequence[Image]) -> list[Image]:
 
 
 def input_digest(repository: Path, dockerfile: str, target: str = "") -> str:
-    """Hash what the Dockerfile says up to the target stage and every file that this part copies, with names and modes."""
+    """Hash the Dockerfile up to the target stage and every file that this part copies, with names and modes."""
     text = until((repository / dockerfile).read_text(), target)
     digest = hashlib.sha256(text.encode())
     for path in inputs(repository, dockerfile, target):

@@ -1,7 +1,7 @@
 """Makes Debian's base image from Debian's packages, for machines where no image registry answers.
 
-Called by images_engine.py. apt checks every package against the archive's signatures; the result holds the stock apt sources,
-so it is the same whatever mirror this machine uses.
+Called by images_engine.py. apt checks every package against the archive's signatures; the result holds the stock apt
+sources, so it is the same whatever mirror this machine uses.
 """
 
 from __future__ import annotations

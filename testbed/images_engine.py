@@ -1,4 +1,4 @@
-"""Builds one image from its Dockerfile and saves it as an archive, with Docker where its daemon runs and with buildah elsewhere.
+"""Builds one image from its Dockerfile and saves it as an archive: with Docker where it runs, else with buildah.
 
 Called by images.py and guests.py. Layers are cached by the engine outside the tree, so an unchanged step costs nothing.
 It must not decide what to build: it gets a Dockerfile and a name.
@@ -31,7 +31,8 @@ _log = logging.getLogger("testbed")
 class Engine(Protocol):
     """What can turn a Dockerfile into an archive."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def build(self, dockerfile: Path, reference: str, context: Path, target: str = "") -> None: ...
 
@@ -98,7 +99,9 @@ def choose(cache: Path) -> Engine:
         return Docker()
     if shutil.which("buildah"):
         return Buildah(cache / "buildah")
-    raise errors.Unavailable("images: neither a running Docker nor buildah was found; run `python -m testbed prerequisites`")
+    raise errors.Unavailable(
+        "images: neither a running Docker nor buildah was found; run `python -m testbed prerequisites`"
+    )
 
 
 @functools.cache

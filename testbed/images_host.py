@@ -1,8 +1,8 @@
 """Turns how this machine reaches its package sources into one shell script that build steps may source.
 
-Called by images_engine.py, which hands the script to each build as the secret `host`: a build step sees this machine's apt
-sources, proxies, certificate authorities and Python index while it runs, and no image layer or tracked file holds any of it.
-A machine with nothing special gives a script that changes nothing that matters.
+Called by images_engine.py, which hands the script to each build as the secret `host`: a build step sees this machine's
+apt sources, proxies, certificate authorities and Python index while it runs, and no image layer or tracked file holds
+any of it. A machine with nothing special gives a script that changes nothing that matters.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Host:
         )
 
     def script(self) -> str:
-        """What a build step sources: files in a folder that goes when the step's shell ends, and variables naming them."""
+        """What a build step sources: files that go when the step's shell ends, and variables that name them."""
         apt = "".join(f"{line}\n" for line in self.apt_options)
         apt += 'Dir::Etc::sourcelist "/tmp/host/sources.list";\nDir::Etc::sourceparts "-";\n'
         variables = dict(self.variables) | {"APT_CONFIG": "/tmp/host/apt.conf", "DEBIAN_FRONTEND": "noninteractive"}
@@ -81,7 +81,7 @@ def gather(environment: Mapping[str, str] = os.environ) -> Host:
 
 
 def mirrors(texts: Iterable[str]) -> tuple[str, str]:
-    """Find the Debian mirror and the security mirror that the given apt source files name, in either of apt's formats."""
+    """Find the Debian mirror and the security mirror that apt source files name, in either of apt's formats."""
     uris = [uri.rstrip("/") for text in texts for uri in _uris(text)]
     main = next((uri for uri in uris if uri.endswith("/debian")), STOCK_MIRROR)
     security = next((uri for uri in uris if uri.endswith("/debian-security")), STOCK_SECURITY)

@@ -1,8 +1,8 @@
-"""Runs a command in the agent image's own root file system, so that contract tests meet exactly its libvirt, QEMU and Python.
+"""Runs a command in the agent image's own root file system: contract tests meet exactly its libvirt, QEMU and Python.
 
-Called by `make test` and by hand: `python -m testbed.rootfs -- pytest tests/contract`. The command gets namespaces of its own
-(mounts, processes, network, host name) that end with it, however it ends: no daemon, guest or tap device is left behind.
-The repository keeps its path inside; everything else that is written goes to memory and is lost.
+Called by `make test` and by hand: `python -m testbed.rootfs -- pytest tests/contract`. The command gets namespaces of
+its own (mounts, processes, network, host name) that end with it, however it ends: no daemon, guest or tap device is
+left behind. The repository keeps its path inside; everything else that is written goes to memory and is lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from testbed import errors, guests, images, images_archive, settings
 IMAGE = images.Image("contract", "images/agent/Dockerfile", f"{images.REGISTRY}/contract", target="contract")
 
 # Runs as root in fresh namespaces. $1 root file system, $2 scratch folder, $3 repository, $4 cache; then the command.
-# libvirt wants / to be a mount point and the host's name to resolve; sysfs is mounted anew so that it shows this network.
+# libvirt wants / to be a mount point and the host's name to resolve; a new sysfs shows this network.
 _ENTER = r"""
 root=$1 scratch=$2 repository=$3 cache=$4; shift 4
 mount -t tmpfs -o mode=755 tmpfs "$scratch"
