@@ -33,12 +33,17 @@ def remember(settings: Settings, root: Path = ROOT) -> None:
 
 
 def restore(settings: Settings, root: Path = ROOT) -> None:
-    """Put back what differs; nothing was remembered when `up` never got far."""
-    remembered = json.loads(files.read(_file(settings)) or "{}")
-    for name, value in remembered.items():
+    """Put back what differs."""
+    for name, value in remembered(settings).items():
         if value and (files.read(root / name) or "").strip() != value:
             with contextlib.suppress(OSError):
                 (root / name).write_text(value)
+
+
+def remembered(settings: Settings) -> dict[str, str]:
+    """What was written down; nothing when `up` never got that far."""
+    found: dict[str, str] = json.loads(files.read(_file(settings)) or "{}")
+    return found
 
 
 def _file(settings: Settings) -> Path:
