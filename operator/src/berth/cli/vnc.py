@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -87,6 +88,7 @@ def _serve(server: socket.socket, words: Sequence[str], viewer: bool) -> None:
     else:
         screen.err.print("listening on {}:{}; Ctrl-C ends".format(*server.getsockname()[:2]))
     watched = _start_viewer(*server.getsockname()[:2]) if viewer else None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     server.settimeout(0.5)
     running: list[subprocess.Popen[bytes]] = []
     with contextlib.suppress(KeyboardInterrupt):
