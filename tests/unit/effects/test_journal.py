@@ -35,10 +35,11 @@ HOME=/var/lib/libvirt/qemu/domain-1-team_web \\
             "berth-qemu: /run/berth/vms/x/cgroup: not root's",
         ),
         (STARTED + "old words\n" + STARTED, ""),
+        (STARTED + "qemu-system-x86_64: warning: TCG doesn't support requested feature\n", ""),
         (STARTED + "evil \x1b[2J words\n", "evil ?[2J words"),
         (STARTED + "x" * 1000, "x" * 300),
     ],
-    ids=["empty", "started", "shut down", "signal", "wrapper", "earlier run", "escape", "long"],
+    ids=["empty", "started", "shut down", "signal", "wrapper", "earlier run", "warning", "escape", "long"],
 )
 def test_last_line(log: str, words: str) -> None:
     assert last_line(log) == words

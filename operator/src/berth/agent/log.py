@@ -39,6 +39,5 @@ class Words(logging.Formatter):
 def set_up(level: str, shape: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if shape == "json" else Words())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    logging.getLogger("pyroute2").setLevel(logging.WARNING)
+    logging.basicConfig(level="WARNING", handlers=[handler], force=True)  # other people's libraries: only trouble
+    logging.getLogger("berth").setLevel(level)

@@ -14,7 +14,7 @@ from typing import Final
 
 TAIL_BYTES: Final = 8192
 LINE_CHARS: Final = 300
-_NOISE: Final = re.compile(r"starting up libvirt version|^(LC_ALL|PATH|HOME|XDG_\w+|QEMU_\w+)=|^/usr/|^-|^char device")
+_NOISE: Final = re.compile(r"starting up libvirt version|: warning: |^(LC_ALL|PATH|HOME|XDG_\w+|QEMU_\w+)=|^/usr/|^-|^char device")
 _SHUTTING_DOWN: Final = re.compile(r"^\S+ \S+: shutting down, reason=(\w+)")
 _STAMP: Final = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z ")
 
