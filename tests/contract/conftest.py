@@ -24,9 +24,9 @@ def start_pod(berth_program: Path, tmp_path: Path) -> Iterator[Callable[..., pod
     """Start pods that are taken away after the test."""
     started: list[pods.FakePod] = []
 
-    def start(style: str = "cgroupfs") -> pods.FakePod:
+    def start(style: str = "cgroupfs", version: int = 0) -> pods.FakePod:
         node = f"test-{tmp_path.name}".replace("_", "")
-        pod = pods.FakePod(tmp_path / f"pod{len(started)}", style, node)
+        pod = pods.FakePod(tmp_path / f"pod{len(started)}", style, node, version)
         started.append(pod)
         return pod.start(berth_program)
 

@@ -51,6 +51,11 @@ def hierarchies() -> list[cgroups.Hierarchy]:
     return cgroups.parse_hierarchies(Path("/proc/self/mountinfo").read_text())
 
 
+def kubelets_version() -> int:
+    """Version 1 alone is used where there is any of it, also when version 2 is mounted beside it."""
+    return min(h.version for h in hierarchies())
+
+
 @dataclass(slots=True)
 class FakePod:
     """One pod with a berth. ``style`` is kubelet's cgroup driver; ``node`` its cgroupRoot."""
@@ -58,6 +63,7 @@ class FakePod:
     folder: Path
     style: str = "cgroupfs"
     node: str = ""
+    version: int = 0  # of the cgroups it is placed in; 0: as kubelet would on this machine
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     pid: int = 0
     _process: subprocess.Popen[bytes] | None = None
@@ -120,8 +126,8 @@ class FakePod:
     def _place(self, pid: int) -> None:
         """Into the container's cgroup in every hierarchy, as the runtime does."""
         for hierarchy in hierarchies():
-            if hierarchy.version == 2 and any(h.version == 1 for h in hierarchies()):
-                continue  # kubelet uses version 1 alone on such a machine
+            if hierarchy.version != (self.version or kubelets_version()):
+                continue
             place = hierarchy.at(self.pod_cgroup) / "container0"
             self._make(hierarchy, place)
             (place / "cgroup.procs").write_text(str(pid))

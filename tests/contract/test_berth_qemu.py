@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from berth.effects import berths as node_berths
 from berth.effects import cgroups
+from berth.effects.berths import NodeBerths
+from berth.effects.folders import MachineFolders
 from tests.contract import pods
 
 GUEST_UID = 1_900_000_123
@@ -226,3 +229,29 @@ def test_odd_arguments_are_refused(wrapper: Wrapper, arguments: tuple[str, ...])
     code, out, err = wrapper.run(*arguments)
     assert (code, out) == (126, "")
     assert "-uuid" in err
+
+
+@pytest.mark.parametrize("style", ["cgroupfs", "systemd"])
+def test_on_version_2_a_guest_enters_a_leaf_of_its_pod(
+    wrapper: Wrapper, start_pod: Callable[..., pods.FakePod], style: str
+) -> None:
+    """Version 2 has rules of its own about who may move whom, and a pod's own cgroup may hold no processes."""
+    [unified] = [h for h in pods.hierarchies() if h.version == 2]
+    pod = start_pod(style=style, version=2)
+    berths = NodeBerths(MachineFolders(wrapper.vms), rescan_seconds=0, _hierarchies=[unified])
+    berth = berths.find(pod.uid)
+    assert berth is not None
+    assert berth.pid == pod.pid
+    berths.prepare_cgroup(wrapper.uuid, GUEST_UID, berth)
+    ticket = (wrapper.vms / wrapper.uuid / "cgroup").read_text()
+    assert ticket.splitlines()[2:] == [f"{unified.at(pod.pod_cgroup)}/berth-guest/cgroup.procs"]
+    code, out, _ = wrapper.start()
+    assert code == 0
+    assert f"cgroup 0::{pod.pod_cgroup}/berth-guest" in out.splitlines()
+    guest = subprocess.Popen(["sleep", "60"])
+    try:
+        (unified.at(pod.pod_cgroup) / "berth-guest/cgroup.procs").write_text(str(guest.pid))
+        assert guest.pid not in node_berths._pids(unified.at(pod.pod_cgroup))  # no berth is looked for among guests
+    finally:
+        guest.kill()
+        guest.wait()

@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 
 from berth.effects import dhcp
+from berth.errors import HostFault
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +23,16 @@ _SO_NO_CHECK = 11
 def open_socket(device: str) -> socket.socket:
     """A socket on that device of the calling thread's network namespace; it stays there wherever it is used."""
     line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
-    # Checksums are left to the (virtual) hardware, and clients that read raw frames would find them wrong: send none.
-    line.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
-    line.bind(("", SERVER_PORT))
+    try:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+        # Checksums are left to the (virtual) hardware; clients that read raw frames would find them wrong: send none.
+        line.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
+        line.bind(("", SERVER_PORT))
+    except OSError as error:
+        line.close()
+        raise HostFault(f"DHCP cannot be served on {device}: {error.strerror}", reason="DhcpFailed") from error
     return line
 
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError
@@ -39,8 +43,11 @@ def make_tap(name: str) -> None:
 
 
 def index_of(name: str) -> int | None:
-    with IPRoute() as ip:
-        return next(iter(ip.link_lookup(ifname=name)), None)
+    """Without a netlink socket: this is asked often."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
 
 
 def remove_by_prefix(prefix: str) -> None:
@@ -50,33 +57,60 @@ def remove_by_prefix(prefix: str) -> None:
                 ip.link("del", index=link["index"])
 
 
+def remove(index: int) -> None:
+    with IPRoute() as ip:
+        ip.link("del", index=index)
+
+
 def move(index: int, netns_fd: int, name: str) -> None:
-    """Into another namespace, under another name."""
-    with IPRoute() as ip:
-        ip.link("set", index=index, net_ns_fd=netns_fd, ifname=name)
+    """Into another namespace, under a name that is free there (were it not, the kernel would move and not rename)."""
+    try:
+        with IPRoute() as ip:
+            ip.link("set", index=index, net_ns_fd=netns_fd, ifname=name)
+    except NetlinkError as error:
+        raise HostFault(f"{name} cannot be moved into the pod: {error}", reason="NetworkFailed") from error
 
 
-def mtu_of(name: str) -> int | None:
-    with IPRoute() as ip:
-        return next((int(link.get_attr("IFLA_MTU")) for link in ip.get_links(ifname=name)), None)
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """One visit to a berth's namespace, over one netlink socket."""
 
+    ip: IPRoute
 
-def observe(want: wiring.Wiring, tap_outside: int | None) -> wiring.Observed:
-    with IPRoute() as ip:
-        links = {link.get_attr("IFLA_IFNAME"): link for link in ip.get_links()}
-        sysctls = {name: value for name in want.sysctls if (value := _read_sysctl(name)) is not None}
-        if want.device not in links:
-            return wiring.Observed(tap_outside, sysctls=sysctls)
-        index = links[want.device]["index"]
-        rules = tap_outside is None and firewall.build(want).same_as(list_rules())
+    def links(self) -> dict[str, wiring.Link]:
+        return {str(link.get_attr("IFLA_IFNAME")): _link(link) for link in self.ip.get_links()}
+
+    def observe(self, want: wiring.Wiring, link: wiring.Link, *, fresh: bool) -> wiring.Observed:
+        """A device that was just moved in can have no rules: they are not asked for."""
+        addresses = self.ip.get_addr(index=link.index, family=2)
         return wiring.Observed(
-            tap_outside,
-            _link(links[want.device]),
-            frozenset(f"{a.get_attr('IFA_ADDRESS')}/{a['prefixlen']}" for a in ip.get_addr(index=index, family=2)),
-            _neighbour(ip, index, str(want.guest.ip)),
-            sysctls,
-            rules,
+            link,
+            frozenset(f"{a.get_attr('IFA_ADDRESS')}/{a['prefixlen']}" for a in addresses),
+            _neighbour(self.ip, link.index, str(want.guest.ip)),
+            {name: value for name in want.sysctls if (value := _read_sysctl(name)) is not None},
+            not fresh and firewall.build(want).same_as(list_rules()),
         )
+
+    def apply(self, change: wiring.Change, want: wiring.Wiring) -> None:
+        try:
+            match change:
+                case wiring.WriteSysctl(name, value):
+                    _write_sysctl(name, value)
+                case wiring.LoadRules():
+                    load_rules(firewall.build(want).script)
+                case _:
+                    _apply_netlink(self.ip, change)
+        except NetlinkError as error:
+            raise HostFault(f"network: {change} failed: {error}", reason="NetworkFailed") from error
+
+
+@contextmanager
+def open_inside() -> Iterator[Inside]:
+    try:
+        with IPRoute() as ip:
+            yield Inside(ip)
+    except NetlinkError as error:  # a device went away while it was looked at: the pod is being taken down
+        raise HostFault(f"the pod's network cannot be read: {error}", reason="NetworkFailed") from error
 
 
 def _link(message: object) -> wiring.Link:
@@ -92,38 +126,20 @@ def _neighbour(ip: IPRoute, index: int, address: str) -> str | None:
     return None
 
 
-def apply(change: wiring.Change, want: wiring.Wiring) -> None:
-    """Make one change that is within the berth's namespace."""
-    try:
-        match change:
-            case wiring.WriteSysctl(name, value):
-                _write_sysctl(name, value)
-            case wiring.LoadRules():
-                load_rules(firewall.build(want).script)
-            case _:
-                with IPRoute() as ip:
-                    _apply_netlink(ip, change)
-    except NetlinkError as error:
-        raise HostFault(f"network: {change} failed: {error}", reason="NetworkFailed") from error
-
-
 def _apply_netlink(ip: IPRoute, change: wiring.Change) -> None:
-    def index(name: str) -> int:
-        return next(iter(ip.link_lookup(ifname=name)), 0)
-
     match change:
-        case wiring.RemoveLink(name):
-            ip.link("del", index=index(name))
         case wiring.SetLink(name, mac, mtu):
-            ip.link("set", index=index(name), address=mac, mtu=mtu)
+            ip.link("set", index=index_of(name), address=mac, mtu=mtu)
         case wiring.AddAddress(name, address):
-            ip.addr("replace", index=index(name), address=address.split("/")[0], prefixlen=int(address.split("/")[1]))
+            ip.addr(
+                "replace", index=index_of(name), address=address.split("/")[0], prefixlen=int(address.split("/")[1])
+            )
         case wiring.RemoveAddress(name, address):
-            ip.addr("del", index=index(name), address=address.split("/")[0], prefixlen=int(address.split("/")[1]))
+            ip.addr("del", index=index_of(name), address=address.split("/")[0], prefixlen=int(address.split("/")[1]))
         case wiring.LinkUp(name):
-            ip.link("set", index=index(name), state="up")
+            ip.link("set", index=index_of(name), state="up")
         case wiring.SetNeighbour(name, address, mac):
-            ip.neigh("replace", ifindex=index(name), dst=address, lladdr=mac, state=_NUD_PERMANENT)
+            ip.neigh("replace", ifindex=index_of(name), dst=address, lladdr=mac, state=_NUD_PERMANENT)
         case _:
             raise HostFault(f"{change} is no change of the berth's namespace", reason="NetworkFailed")
 

@@ -7,6 +7,7 @@ difference is made; a second time changes nothing. All of it may be called from 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -43,57 +44,59 @@ class NodeNetwork:
         netlink.remove_by_prefix(wiring.tap_prefix(vm_uid))
 
     def _attach(self, vm_uid: str, berth: Berth, netns: int, nic: NicOrder, hostname: str) -> None:
-        outside = netlink.index_of(wiring.tap_name(vm_uid))
-        want, changes = namespaces.in_network(netns, lambda: _decide(nic, outside))
-        inside = [change for change in changes if not isinstance(change, wiring.MoveTap)]
-        early = [change for change in inside if isinstance(change, wiring.RemoveLink)]
-        self._apply(vm_uid, netns, want, early)
-        for change in changes:
-            if isinstance(change, wiring.MoveTap):
-                netlink.move(change.index, netns, change.name)
-                self.on_change(vm_uid, change)
-        self._apply(vm_uid, netns, want, [change for change in inside if change not in early])
-        self._serve_dhcp(vm_uid, berth, netns, want, hostname)
-
-    def _apply(self, vm_uid: str, netns: int, want: wiring.Wiring, changes: Sequence[wiring.Change]) -> None:
-        def work() -> None:
-            for change in changes:
-                netlink.apply(change, want)
-                self.on_change(vm_uid, change)
-
-        if changes:
-            namespaces.in_network(netns, work)
-
-    def _serve_dhcp(self, vm_uid: str, berth: Berth, netns: int, want: wiring.Wiring, hostname: str) -> None:
-        resolver = dhcp.parse_resolv_conf(berths.resolv_conf(berth))
-        lease = dhcp.Lease(
-            mac=bytes.fromhex(want.guest_mac.replace(":", "")),
-            address=want.guest,
-            router=want.gateway.ip,
-            mtu=want.mtu,
-            hostname=hostname,
-            dns=resolver.dns,
-            search=resolver.search,
-        )
-        device = namespaces.in_network(netns, lambda: netlink.index_of(want.device)) or 0
-        namespace = os.fstat(netns)
-        service = dhcpd.Service((namespace.st_dev, namespace.st_ino, device), lease)
-        if not self.dhcp.serves(vm_uid, service):
-            line = namespaces.in_network(netns, lambda: dhcpd.open_socket(want.device))
+        fresh = self._bring_in(vm_uid, netns)
+        want, device, line = namespaces.in_network(netns, lambda: self._wire(vm_uid, nic, fresh=fresh))
+        place = os.fstat(netns)
+        service = dhcpd.Service((place.st_dev, place.st_ino, device), _lease(berth, want, hostname))
+        if self.dhcp.serves(vm_uid, service):
+            line.close()
+        else:
             self.dhcp.start(vm_uid, line, service)
 
+    def _bring_in(self, vm_uid: str, netns: int) -> bool:
+        """Move the tap that libvirt opened; True when it was still outside. It replaces one of an earlier attempt."""
+        index = netlink.index_of(wiring.tap_name(vm_uid))
+        if index is None:
+            return False
+        if (older := namespaces.in_network(netns, lambda: netlink.index_of(wiring.DEVICE))) is not None:
+            namespaces.in_network(netns, lambda: netlink.remove(older))
+            self.on_change(vm_uid, wiring.RemoveLink(wiring.DEVICE))
+        netlink.move(index, netns, wiring.DEVICE)
+        self.on_change(vm_uid, wiring.MoveTap(index, wiring.DEVICE))
+        return True
 
-def _decide(nic: NicOrder, outside: int | None) -> tuple[wiring.Wiring, list[wiring.Change]]:
-    """In the berth's namespace: what shall be, and what of it is missing."""
-    mtu = netlink.mtu_of(wiring.UPLINK)
-    if mtu is None:
+    def _wire(self, vm_uid: str, nic: NicOrder, *, fresh: bool) -> tuple[wiring.Wiring, int, socket.socket]:
+        """In the berth's namespace: make what is missing, and a socket for DHCP."""
+        with netlink.open_inside() as inside:
+            links = inside.links()
+            link = _known(links, nic)
+            want = wiring.Wiring(guest_mac=nic.mac.lower(), mtu=links[wiring.UPLINK].mtu)
+            for change in wiring.plan(inside.observe(want, link, fresh=fresh), want):
+                inside.apply(change, want)
+                self.on_change(vm_uid, change)
+            return want, link.index, dhcpd.open_socket(wiring.DEVICE)
+
+
+def _known(links: dict[str, wiring.Link], nic: NicOrder) -> wiring.Link:
+    if wiring.UPLINK not in links:
         raise HostFault(f"the pod has no {wiring.UPLINK}: its network is not set up (yet)", reason="PodNetworkMissing")
-    want = wiring.Wiring(guest_mac=nic.mac.lower(), mtu=mtu)
-    seen = netlink.observe(want, outside)
-    if seen.link is None and seen.tap_outside is None:
+    if wiring.DEVICE not in links:
         message = f"NIC {nic.name}: its tap device is in neither network namespace; stop and start the machine"
         raise HostFault(message, reason="TapMissing")
-    return want, wiring.plan(seen, want)
+    return links[wiring.DEVICE]
+
+
+def _lease(berth: Berth, want: wiring.Wiring, hostname: str) -> dhcp.Lease:
+    resolver = dhcp.parse_resolv_conf(berths.resolv_conf(berth))
+    return dhcp.Lease(
+        mac=bytes.fromhex(want.guest_mac.replace(":", "")),
+        address=want.guest,
+        router=want.gateway.ip,
+        mtu=want.mtu,
+        hostname=hostname,
+        dns=resolver.dns,
+        search=resolver.search,
+    )
 
 
 def _at_most_one(nics: Sequence[NicOrder]) -> Sequence[NicOrder]:

@@ -53,10 +53,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is. ``tap_outside`` is the index of the tap in the agent's namespace, where libvirt opened it."""
+    """What is, in the berth's namespace."""
 
-    tap_outside: int | None
-    link: Link | None = None
+    link: Link
     addresses: frozenset[str] = frozenset()
     guest_mac: str | None = None  # the permanent neighbour entry
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +71,8 @@ class RemoveLink:
 
 @dataclass(frozen=True, slots=True)
 class MoveTap:
+    """From the agent's namespace, where libvirt opened it, into the berth's."""
+
     index: int
     name: str
 
@@ -127,31 +128,20 @@ def plan(seen: Observed, want: Wiring) -> list[Change]:
 
 
 def _changes(seen: Observed, want: Wiring) -> Iterator[Change]:
-    link, known = seen.link, seen
-    if seen.tap_outside is not None:
-        if link is not None:
-            yield RemoveLink(want.device)
-        yield MoveTap(seen.tap_outside, want.device)
-        link, known = None, Observed(None, sysctls=_global(seen.sysctls))
-    yield from (WriteSysctl(n, v) for n, v in want.sysctls.items() if known.sysctls.get(n) != v)
-    if not known.rules_match:
+    yield from (WriteSysctl(n, v) for n, v in want.sysctls.items() if seen.sysctls.get(n) != v)
+    if not seen.rules_match:
         yield LoadRules()
-    changed = link is None or (link.mac, link.mtu) != (GATEWAY_MAC, want.mtu)
+    changed = (seen.link.mac, seen.link.mtu) != (GATEWAY_MAC, want.mtu)
     if changed:
         yield SetLink(want.device, GATEWAY_MAC, want.mtu)
     gateway = str(want.gateway)
-    yield from (RemoveAddress(want.device, a) for a in sorted(known.addresses) if a != gateway)
-    if gateway not in known.addresses:
+    yield from (RemoveAddress(want.device, a) for a in sorted(seen.addresses) if a != gateway)
+    if gateway not in seen.addresses:
         yield AddAddress(want.device, gateway)
-    if link is None or not link.up:
+    if not seen.link.up:
         yield LinkUp(want.device)
-    if changed or known.guest_mac != want.guest_mac:  # a new MAC on the device makes the kernel forget all neighbours
+    if changed or seen.guest_mac != want.guest_mac:  # a new MAC on the device makes the kernel forget all neighbours
         yield SetNeighbour(want.device, str(want.guest.ip), want.guest_mac)
-
-
-def _global(sysctls: Mapping[str, str]) -> dict[str, str]:
-    """A new device has none of the old one's settings."""
-    return {name: value for name, value in sysctls.items() if f"/{DEVICE}/" not in name}
 
 
 def tap_name(vm_uid: str, index: int = 0) -> str:
