@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,16 +93,16 @@ class Cluster:
 
     def get(self, path: str) -> Json | None:
         """An object or list by its API path; None when there is none."""
-        try:
-            answer = _api(self).call_api(
-                path, "GET", auth_settings=["BearerToken"], response_type="object", _return_http_data_only=True
-            )
-        except client.ApiException as error:
-            if error.status == 404:
-                return None
-            raise
-        assert isinstance(answer, dict)
-        return answer
+        api = _api(self)
+        request = api.param_serialize(
+            "GET", path, header_params={"Accept": "application/json"}, auth_settings=["BearerToken"]
+        )
+        answer = api.call_api(*request)
+        text = answer.read()
+        if answer.status == 404:
+            return None
+        assert answer.status == 200, f"GET {path}: {answer.status}: {text[:500]!r}"
+        return dict(json.loads(text))
 
     def items(self, path: str) -> list[Json]:
         answer = self.get(path)
@@ -211,6 +212,11 @@ class Machine:
         body = json.dumps({"spec": spec})
         self.cluster.kubectl("patch", "vm", self.name, "-n", self.namespace, "--type=merge", "-p", body)
 
+    def attach(self) -> AbstractContextManager[Terminal]:
+        """`kubectl attach -it` to the serial console."""
+        pod = str(self.status()["berth"])
+        return terminal(self.cluster, "kubectl", "attach", "-it", "-n", self.namespace, pod)
+
     def delete(self, *words: str) -> None:
         self.cluster.kubectl("delete", "vm", self.name, "-n", self.namespace, *words, seconds=120)
 
@@ -228,6 +234,54 @@ class Machine:
 
 
 CLIENT = ("berth-e2e", "client")
+
+
+@contextmanager
+def terminal(cluster: Cluster, *command: str) -> Iterator[Terminal]:
+    """A command on a terminal of its own, as a person has it."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=cluster.environment)
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    try:
+        yield Terminal(ours)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@dataclass
+class Terminal:
+    """What the screen has shown so far, and a keyboard."""
+
+    descriptor: int
+    screen: str = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.descriptor, text.encode())
+
+    def shows(self, text: str) -> bool:
+        try:
+            while chunk := os.read(self.descriptor, 65536):
+                self.screen += chunk.decode(errors="replace")
+        except OSError:
+            pass  # nothing more has come, or the command has ended
+        return text in self.screen
+
+    def ask(self, line: str, answer: str, seconds: float = 30) -> None:
+        """Type a line again and again until the answer shows: the first may come before the other side listens."""
+
+        def probe() -> bool:
+            if self.shows(answer):
+                return True
+            self.type(f"{line}\r")
+            return self.shows(answer)
+
+        try:
+            wait(f"{answer!r} on the terminal", probe, seconds, every=1)
+        except NotInTime as error:
+            raise NotInTime(f"{error}; the screen: {self.screen[-2000:]}") from None
 
 
 def in_client(cluster: Cluster, *command: str, seconds: float = 60) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.kube import ROOT, Cluster, Json, Machine, tiny, wait
+from testbed.kube import ROOT, Cluster, Json, Machine, terminal, tiny, wait
 
 Make = Callable[..., Machine]
 
@@ -41,15 +41,11 @@ def test_an_empty_disk_and_a_claim_that_stays(cluster: Cluster, namespace: str, 
 def test_the_console_is_attach(cluster: Cluster, make: Make) -> None:
     vm = make(tiny("console"))
     vm.wait_up()
-    script = "(sleep 1; echo 'echo marker-$((40+2))'; sleep 2)"
-    target = f"-n {vm.namespace} {vm.status()['berth']}"
-    done = cluster.run("sh", "-c", f"{script} | kubectl attach -i {target}", seconds=30)
-    assert "marker-42" in done.stdout
+    with vm.attach() as console:
+        console.ask("echo marker-$((40+2))", "marker-42")
     assert "marker-42" in vm.log()
-    script_tty = (
-        f"(sleep 2; printf 'echo tty-$((40+2))\\r'; sleep 3) | script -qec 'kubectl attach -it {target}' /dev/null"
-    )
-    assert "tty-42" in cluster.run("sh", "-c", f'timeout 15 sh -c "{script_tty}"', seconds=30).stdout
+    with terminal(cluster, sys.executable, "-m", "berth.cli", "console", "console", "-n", vm.namespace) as console:
+        console.ask("echo again-$((40+2))", "again-42")
 
 
 def test_vnc_through_the_cli(cluster: Cluster, make: Make, tmp_path: Path) -> None:

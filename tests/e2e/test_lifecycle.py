@@ -44,11 +44,8 @@ def test_every_port_of_the_pod_ip_is_the_guests_both_ways(cluster: Cluster, make
     answer = in_client(cluster, "sh", "-c", f"echo hello | nc -w 3 {vm.status()['ip']} 7001")
     assert "hello" in answer
     # Outward: the guest reaches the API server's Service with its pod's identity.
-    log_before = len(vm.log())
-    name = vm.status()["berth"]
-    script = "(sleep 1; echo 'nc -z -w 3 10.96.0.1 443 && echo reached-$((40+2))'; sleep 3)"
-    cluster.run("sh", "-c", f"{script} | kubectl attach -i -n {vm.namespace} {name}", seconds=30)
-    wait("the guest reached a Service", lambda: "reached-42" in vm.log()[log_before:], 10)
+    with vm.attach() as console:
+        console.ask("nc -z -w 3 10.96.0.1 443 && echo reached-$((40+2))", "reached-42")
 
 
 def test_stop_start_restart(cluster: Cluster, make: Make) -> None:
