@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from berth.api import validate
 from berth.api.virtualmachine import Power, VirtualMachine
+from berth.plan import world
 from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
 
 
@@ -116,6 +117,15 @@ def test_user_data_is_never_repeated() -> None:
     found = problems(manifest(good(cloudInit={"userData": secret * 5000})))
     assert found
     assert "hunter2" not in str(found)
+
+
+def test_a_stored_spec_that_breaks_a_rule_is_told_without_its_secrets() -> None:
+    init = {"userData": "password: hunter2", "userDataFrom": {"secret": {"name": "s"}}}
+    spec, problem = world.read_spec(good(cloudInit=init, cpu={"count": 0}))
+    assert spec is None
+    assert problem == (
+        "spec.cpu.count: must be at least 1 (given: 0); spec.cloudInit: give only one of userData, userDataFrom"
+    )
 
 
 @pytest.mark.parametrize("name", ["a" * 63, ".".join(["a" * 62] * 4)])

@@ -53,7 +53,13 @@ def check(data: Mapping[str, Any]) -> VirtualMachine | list[Problem]:
     try:
         return VirtualMachine.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        return [problem for detail in error.errors(include_url=False) for problem in _problems(dict(detail))]
+        return told(error)
+
+
+def told(error: ValidationError, *under: Part) -> list[Problem]:
+    """pydantic's error as problems; ``under``: where in a manifest the model stands that was checked."""
+    details = ({**detail, "loc": (*under, *detail["loc"])} for detail in error.errors(include_url=False))
+    return [problem for detail in details for problem in _problems(detail)]
 
 
 def read(text: str, file: str = "") -> Found:

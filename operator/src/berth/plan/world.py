@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from berth.api import validate
 from berth.api.base import GROUP
 from berth.api.order import Emulation, NodeFacts, Report
 from berth.api.virtualmachine import Power, VirtualMachineSpec, VirtualMachineStatus
@@ -94,15 +95,7 @@ def read_spec(spec: Object) -> tuple[VirtualMachineSpec | None, str]:
     try:
         return VirtualMachineSpec.model_validate(spec), ""
     except ValidationError as error:
-        return None, "; ".join(_sentence(dict(e)) for e in error.errors(include_url=False)[:5])
-
-
-def _sentence(error: dict[str, Any]) -> str:
-    path = "spec"
-    for part in error["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    given = repr(error.get("input"))
-    return f"{path}: {error['msg']} (given: {given if len(given) <= 200 else given[:197] + '…'})"
+        return None, "; ".join(map(str, validate.told(error, "spec")[:5]))
 
 
 def read_status(status: Object | None) -> VirtualMachineStatus | None:
