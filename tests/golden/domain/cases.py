@@ -35,6 +35,7 @@ DATA = DiskOrder(
     boot_order=1,
 )
 SCRATCH = DiskOrder(name="scratch", kind=DiskKind.EMPTY, size_bytes=1 << 30)
+CDROM = DiskOrder(name="installer", kind=DiskKind.OVERLAY, source=ROOT.source, read_only=True, bus=DiskBus.SATA)
 FROZEN = DiskOrder(name="frozen", kind=DiskKind.OVERLAY, source=ROOT.source, read_only=True)
 KERNEL = KernelOrder(
     kernel=FileOrder(folder="/berth/images/kernel", path="/boot/vmlinuz"),
@@ -65,7 +66,7 @@ def cases() -> Iterator[tuple[str, Order, Host]]:
     emulated = {"emulation": Emulation.ALWAYS}
     yield "smallest", order(kernel=KERNEL.model_copy(update={"initrd": None, "args": ""}), guest_agent=False), KVM
     yield "direct-boot-emulated", order(kernel=KERNEL, cpus=2).model_copy(update=emulated), TCG
-    yield "every-disk", order(disks=(ROOT, DATA, SCRATCH, FROZEN)), KVM
+    yield "every-disk", order(disks=(ROOT, DATA, SCRATCH, FROZEN, CDROM)), KVM
     many = tuple(SCRATCH.model_copy(update={"name": f"disk-{n}"}) for n in range(24))
     yield "most-disks", order(disks=many, cloud_init=SEED), KVM
     yield "cloud-init", order(disks=(ROOT,), cloud_init=SEED, memory_bytes=3 << 30), KVM

@@ -95,7 +95,9 @@ class Disk(Model):
         None, description="Its size: required for an empty disk; a container or new pvc disk grows to it."
     )
     bus: Annotated[DiskBus, NextBoot] = Field(DiskBus.VIRTIO, description="The bus the guest sees it on.")
-    read_only: Annotated[bool, NextBoot] = Field(False, description="Whether the guest may only read it.")
+    read_only: Annotated[bool, NextBoot] = Field(
+        False, description="Whether the guest may only read it; on the sata bus it is a CD-ROM."
+    )
     boot_order: Annotated[int | None, NextBoot] = Field(
         None, ge=1, le=MOST_DISKS, description="1 is tried first. Default: the order of the list."
     )

@@ -1,4 +1,7 @@
-"""A disk ↔ <disk>: a file, on virtio-blk or SATA."""
+"""A disk ↔ <disk>: a file, on virtio-blk or SATA.
+
+A SATA disk cannot be read-only, neither in hardware nor in QEMU: what is read-only on that bus is a CD-ROM.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,10 @@ class Disk:
     boot_order: int | None = None
     place: PciAddress | None = None
 
+    @property
+    def is_cdrom(self) -> bool:
+        return self.bus is DiskBus.SATA and self.read_only
+
     def to_element(self) -> Element:
         return element(
             "disk",
@@ -38,7 +45,8 @@ class Disk:
             element("serial", text=self.serial),
             element("boot", order=self.boot_order) if self.boot_order is not None else None,
             self.place.to_element() if self.place else None,
-            type="file", device="disk", model="virtio-non-transitional" if self.bus is DiskBus.VIRTIO else None,
+            type="file", device="cdrom" if self.is_cdrom else "disk",
+            model="virtio-non-transitional" if self.bus is DiskBus.VIRTIO else None,
         )  # fmt: skip
 
 
