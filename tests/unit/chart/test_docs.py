@@ -17,7 +17,7 @@ PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 NOT_ON_A_MACHINE = {
     # of the API between controller, agents and API server: in logs only
     *("AgentError", "AlreadyExists", "AnswerInvalid", "ApiRefused", "BadUid", "Conflict", "NotAnAgent", "NotEnrolled"),
-    *("NotFound", "PodChanged", "RequestInvalid", "TokenMissing", "TokenUnbound"),
+    *("NoKey", "NotFound", "PodChanged", "RequestInvalid", "TokenMissing", "TokenUnbound"),
     # of base classes, whose subclasses say more
     *("Error", "HostFault", "Refused", "Unavailable"),
 }
