@@ -86,7 +86,7 @@ class Served:
 def credentials(authority: certificates.Authority) -> Credentials:
     key, request = certificates.new_request("agent")
     signed = certificates.sign_node(authority, request, node=NODE, addresses=["127.0.0.1"], now=NOW)
-    return Credentials(tls.Identity(signed, key), authority.certificate.decode(), certificates.validity(signed))
+    return Credentials(tls.Identity(signed, key), authority.certificate.decode(), tls.validity(signed))
 
 
 def free_port() -> int:

@@ -102,11 +102,11 @@ class Run:
     clock: Clock
 
     async def next(self) -> Credentials:
-        return await asyncio.wait_for(self.changes.get(), 5)
+        return await asyncio.wait_for(self.changes.get(), 30)
 
     async def problem(self, said: str) -> None:
         """Wait until the enrolment says that this is the matter."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while said not in self.enrollment.problem:  # noqa: ASYNC110 - it is read by kubelet, nothing tells
                 await asyncio.sleep(0.01)
 

@@ -112,7 +112,7 @@ def test_a_live_context_takes_a_new_certificate(authority: certificates.Authorit
 
 
 def test_half_life(authority: certificates.Authority) -> None:
-    held = certificates.validity(node_identity(authority).certificate)
+    held = tls.validity(node_identity(authority).certificate)
     assert held.not_after - held.not_before == certificates.IDENTITY_LIFETIME + certificates.CLOCK_SKEW
     assert abs(held.half_life - (NOW + datetime.timedelta(hours=12))) < datetime.timedelta(minutes=5)
 
@@ -166,3 +166,20 @@ def test_keys_are_not_shown() -> None:
 )
 def test_common_name(peer: object, name: str) -> None:
     assert tls.common_name(peer) == name
+
+
+@pytest.mark.parametrize("year", [1999, 2026, 2049, 2050, 2500])
+def test_validity_agrees_with_the_library(authority: certificates.Authority, year: int) -> None:
+    begin = datetime.datetime(year, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
+    pem = node_identity(authority, now=begin).certificate
+    parsed = x509.load_pem_x509_certificate(pem)
+    assert tls.validity(pem) == tls.Validity(parsed.not_valid_before_utc, parsed.not_valid_after_utc)
+    assert tls.validity(pem + authority.certificate) == tls.validity(pem)  # a chain: the first one counts
+
+
+@pytest.mark.parametrize(
+    "pem", [b"", b"nonsense", b"\xff", b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
+)
+def test_what_is_no_certificate_has_no_validity(pem: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever is wrong with it
+        tls.validity(pem)

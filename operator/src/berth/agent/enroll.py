@@ -7,9 +7,11 @@ trusted is the authority's certificate in the mounted ConfigMap, and nothing els
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +23,7 @@ from pydantic import ValidationError
 from berth.agent.settings import Settings
 from berth.api.enroll import EnrollAnswer, EnrollRequest
 from berth.api.order import Refusal
-from berth.effects import certificates, tls
+from berth.effects import tls
 from berth.errors import BerthError, HostFault, Refused
 from berth.plan import backoff
 
@@ -41,7 +43,7 @@ class Credentials:
 
     identity: tls.Identity
     authorities: str
-    valid: certificates.Validity
+    valid: tls.Validity
 
     def context(self) -> ssl.SSLContext:
         return tls.server_context(self.identity, self.authorities)
@@ -83,11 +85,11 @@ class Enrollment:
         authorities = await asyncio.to_thread(_read, self._settings.ca_file)
         token = (await asyncio.to_thread(_read, self._settings.token_file)).strip()
         name = tls.node_name(self._settings.node_name)
-        key, request = await asyncio.to_thread(certificates.new_request, name)
-        certificate = await self._ask(authorities, token, request.decode())
-        identity = tls.Identity(certificate.encode(), key)
+        key, request = await _new_request(name)
+        certificate = await self._ask(authorities, token, request)
+        identity = tls.Identity(certificate.encode(), key.encode())
         try:
-            return Credentials(identity, authorities, certificates.validity(identity.certificate))
+            return Credentials(identity, authorities, tls.validity(identity.certificate))
         except ValueError as error:
             raise Refused(f"the controller's answer holds no certificate: {error}", reason="AnswerInvalid") from error
 
@@ -127,6 +129,18 @@ class Enrollment:
             if authorities != current.authorities:
                 _log.info("the authority's certificate changed")
                 return
+
+
+async def _new_request(name: str) -> tuple[str, str]:
+    """A key and a request from a process that ends at once; its library costs more than the rest here."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "berth.effects.certificates", name, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await child.communicate()
+    if child.returncode != 0:
+        raise HostFault(f"a key could not be made: the process for it ended with {child.returncode}", reason="NoKey")
+    made = json.loads(said)
+    return made["key"], made["request"]
 
 
 def _read(path: object) -> str:

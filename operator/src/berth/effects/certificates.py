@@ -1,13 +1,16 @@
 """Keys, signing requests and certificates: the authority that controller and agents trust, and what it signs.
 
 The controller makes an ``Authority`` once, signs each agent's request (``sign_node``) and makes its own identities
-(``new_identity``); the agent makes requests (``new_request``). Where keys are kept is the caller's business.
+(``new_identity``); the agent makes requests (``new_request``), in a process of its own (`python -m` this module NAME),
+because the library behind it would stay in its memory for ever. Where keys are kept is the caller's business.
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from berth.effects.tls import Identity, node_name
+from berth.effects.tls import validity as validity
 from berth.errors import Refused
 
 AUTHORITY_NAME: Final = "berth-ca"
@@ -31,17 +35,6 @@ MAX_REQUEST_BYTES: Final = 16 * 1024
 @dataclass(frozen=True, slots=True)
 class Authority(Identity):
     """An Identity whose certificate signs others. Only the controller ever holds one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Validity:
-    not_before: datetime.datetime
-    not_after: datetime.datetime
-
-    @property
-    def half_life(self) -> datetime.datetime:
-        """When a new certificate is due: half of the lifetime is left to get one."""
-        return self.not_before + (self.not_after - self.not_before) / 2
 
 
 def new_authority(now: datetime.datetime) -> Authority:
@@ -91,12 +84,6 @@ def new_identity(
     usage = ExtendedKeyUsageOID.SERVER_AUTH if names else ExtendedKeyUsageOID.CLIENT_AUTH
     certificate = _issue(authority, key.public_key(), common_name, names=names, usage=usage, now=now, lifetime=lifetime)
     return Identity(certificate, _key_pem(key))
-
-
-def validity(certificate: bytes) -> Validity:
-    """From when to when a PEM certificate holds."""
-    parsed = x509.load_pem_x509_certificate(certificate)
-    return Validity(parsed.not_valid_before_utc, parsed.not_valid_after_utc)
 
 
 def _requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
@@ -194,3 +181,8 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+if __name__ == "__main__":
+    key_pem, request_pem = new_request(sys.argv[1])
+    print(json.dumps({"key": key_pem.decode(), "request": request_pem.decode()}))

@@ -7,6 +7,7 @@ certificates.py's business. Nothing here opens a connection.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import ssl
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 CONTROLLER_NAME: Final = "system:berth:controller"
+_END: Final = "-----END CERTIFICATE-----"
+_EXPLICIT_VERSION, _UTC_TIME = 0xA0, 0x17
 NAME_LIMIT: Final = 64  # X.509 allows no longer common name
 
 
@@ -28,6 +31,32 @@ class Identity:
 
     certificate: bytes
     key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+
+    @property
+    def half_life(self) -> datetime.datetime:
+        """When a new certificate is due: half of the lifetime is left to get one."""
+        return self.not_before + (self.not_after - self.not_before) / 2
+
+
+def validity(certificate: bytes) -> Validity:
+    """From when to when the first PEM certificate holds; ValueError when it is none.
+
+    It walks the few DER fields before the dates: the standard library reads them of a peer's certificate only.
+    """
+    try:
+        text = certificate.decode("ascii").partition(_END)
+        to_be_signed = _fields(_fields(_fields(ssl.PEM_cert_to_DER_cert(text[0] + text[1]))[0][1])[0][1])
+        unversioned = to_be_signed[1:] if to_be_signed[0][0] == _EXPLICIT_VERSION else to_be_signed
+        begin, end = _fields(unversioned[3][1])  # after serial number, algorithm and issuer
+        return Validity(_time(*begin), _time(*end))
+    except (IndexError, UnicodeDecodeError) as error:
+        raise ValueError("it is no PEM certificate") from error
 
 
 def server_context(identity: Identity, authorities: str) -> ssl.SSLContext:
@@ -86,3 +115,26 @@ def _as_file(content: bytes) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}"
     finally:
         os.close(fd)
+
+
+def _fields(der: bytes) -> list[tuple[int, bytes]]:
+    """The elements in a DER value: tag and content each."""
+    found, at = [], 0
+    while at < len(der):
+        tag, length, start = der[at], der[at + 1], at + 2
+        if length & 0x80:
+            width = length & 0x7F
+            length, start = int.from_bytes(der[start : start + width], "big"), start + width
+        if start + length > len(der):
+            raise ValueError("the certificate is cut off")
+        found.append((tag, der[start : start + length]))
+        at = start + length
+    return found
+
+
+def _time(tag: int, text: bytes) -> datetime.datetime:
+    """UTCTime has two digits of the year, which mean 1950 to 2049; GeneralizedTime has four."""
+    digits = text.decode("ascii")
+    if tag == _UTC_TIME:
+        digits = ("20" if digits < "50" else "19") + digits
+    return datetime.datetime.strptime(digits, "%Y%m%d%H%M%SZ").replace(tzinfo=datetime.UTC)
