@@ -6,9 +6,7 @@ Repeating it is cheap: an archive's name holds the hash of what it was built fro
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import shutil
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +33,9 @@ def install(settings: Settings, topology: Topology, progress: Progress) -> None:
     load(settings, topology, progress, archives)
     tools = ensure.ensure(settings, progress, ("helm", "kubernetes"))
     with reconcile.locked(settings), progress.task("chart", f"{RELEASE} in {NAMESPACE}"):
-        _chart(settings, tools, {name: tag_of(archive) for name, archive in zip(IMAGES, archives, strict=False)})
+        _chart(
+            settings, tools, {name: apply.tags_of(str(path))[0] for name, path in zip(IMAGES, archives, strict=False)}
+        )
 
 
 def _chart(settings: Settings, tools: Mapping[str, Path], references: Mapping[str, str]) -> None:
@@ -50,15 +50,6 @@ def _chart(settings: Settings, tools: Mapping[str, Path], references: Mapping[st
         events = shell.run([*kubectl, "get", "events", "--field-selector=type=Warning", "--sort-by=.lastTimestamp"])
         last = "\n".join(events.splitlines()[-8:])
         raise errors.NotReady(f"{error.output.strip()}\n\n{pods}\n{last}") from error
-
-
-def tag_of(archive: Path) -> str:
-    """The name an archive carries: the tree may have changed since it was built, so its hash is not asked again."""
-    with tarfile.open(archive) as content:
-        manifest = content.extractfile("manifest.json")
-        if manifest is None:
-            raise errors.TestbedError(f"{archive}: not an image archive: it holds no manifest.json")
-        return str(json.load(manifest)[0]["RepoTags"][0])
 
 
 def helm_command(settings: Settings, helm: Path, references: Mapping[str, str]) -> list[str]:

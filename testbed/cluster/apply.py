@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import graphlib
+import json
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -130,10 +132,26 @@ def _complaint(settings: Settings, unit: Unit, what: str) -> str:
 
 
 def load_image(machine: Machine, node: Node, archive: str) -> None:
-    """Import an image archive into one node's containerd; reads it through standard input's file, not a node's path."""
-    inside = nodes.enter(machine.settings, node.name)
+    """Import an image archive into one node's containerd; reads it through standard input's file, not a node's path.
+
+    Names that the archive brings anew are taken away first: a name that moves keeps the label by which containerd's CRI
+    plugin knows what it has recorded, and then the new image is never recorded under its id, which image volumes ask for.
+    """
+    ctr = [*nodes.enter(machine.settings, node.name), machine.ctr, "-n", "k8s.io", "images"]
+    known = set(shell.run([*ctr, "list", "-q"]).split())
+    if moved := known & set(tags_of(archive)):
+        shell.run([*ctr, "remove", "--sync=false", *sorted(moved)])
     with open(archive, "rb") as stream:
-        shell.feed([*inside, machine.ctr, "-n", "k8s.io", "images", "import", "--local", "-"], stream)
+        shell.feed([*ctr, "import", "--local", "-"], stream)
+
+
+def tags_of(archive: str) -> list[str]:
+    """The names an archive carries: the tree may have changed since it was built, so its hash is not asked again."""
+    with tarfile.open(archive) as content:
+        manifest = content.extractfile("manifest.json")
+        if manifest is None:
+            raise errors.TestbedError(f"{archive}: not an image archive: it holds no manifest.json")
+        return [str(tag) for tag in json.load(manifest)[0]["RepoTags"]]
 
 
 def daemon_cgroup(settings: Settings, node: str | None) -> str:
