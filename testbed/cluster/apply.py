@@ -135,7 +135,7 @@ def load_image(machine: Machine, node: Node, archive: str) -> None:
     """Import an image archive into one node's containerd; reads it through standard input's file, not a node's path.
 
     Names that the archive brings anew are taken away first: a name that moves keeps the label by which containerd's CRI
-    plugin knows what it has recorded, and then the new image is never recorded under its id, which image volumes ask for.
+    plugin knows what it has recorded; the new image is then never recorded under its id, which image volumes ask for.
     """
     ctr = [*nodes.enter(machine.settings, node.name), machine.ctr, "-n", "k8s.io", "images"]
     known = set(shell.run([*ctr, "list", "-q"]).split())
