@@ -50,8 +50,9 @@ def bootstrap(host: images_host.Host, target: Path, on_line: Callable[[str], Non
         argv += [f"--aptopt={option}" for option in (*host.apt_options, 'Acquire::Languages "none";')]
         argv += [f"--dpkgopt={line}" for line in _LEFT_OUT]
         argv += [
-            "--customize-hook=rm -f $1/etc/apt/sources.list $1/etc/apt/apt.conf.d/99mmdebstrap",
-            "--customize-hook=rm -f $1/etc/hostname $1/etc/resolv.conf",
+            "--skip=cleanup/apt",
+            "--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/* $1/etc/apt/sources.list",
+            "--customize-hook=rm -f $1/etc/hostname $1/etc/resolv.conf $1/etc/*/*.d/99mmdebstrap",
             f"--customize-hook=upload {folder}/stock /etc/apt/sources.list.d/debian.sources",
             f"--customize-hook=upload {folder}/slim /etc/dpkg/dpkg.cfg.d/docker",
             f"--customize-hook=upload {folder}/clean /etc/apt/apt.conf.d/docker-clean",
