@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from berth.cli.app import app
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 TINY = ROOT / "examples" / "tiny.yaml"
 
 
-def berth(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "berth.cli", *words], input=stdin, capture_output=True, text=True, cwd=ROOT, check=False
-    )
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Berth = Callable[..., Done]
+
+
+@pytest.fixture
+def berth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Berth:
+    """The command in this process: a process of its own takes a second to start."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*words: str, stdin: str = "") -> Done:
+        monkeypatch.setattr(sys, "argv", ["berth", *words])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            app()
+        said = capsys.readouterr()
+        return Done(int(ended.value.code or 0), said.out, said.err)
+
+    return run
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_every_example_is_valid_and_renders(path: Path) -> None:
+def test_every_example_is_valid_and_renders(berth: Berth, path: Path) -> None:
     done = berth("render", str(path))
     assert done.returncode == 0, done.stderr
     assert ElementTree.fromstring(done.stdout).tag == "domain"
@@ -32,13 +57,13 @@ def test_the_smallest_example_has_at_most_twelve_lines() -> None:
     assert len(lines) <= 12
 
 
-def test_a_typo_is_told_with_file_line_and_a_guess() -> None:
+def test_a_typo_is_told_with_file_line_and_a_guess(berth: Berth) -> None:
     done = berth("validate", "-", stdin=TINY.read_text().replace("initrdPath", "initrdpath"))
     assert done.returncode == 1
     assert '<stdin>:10: spec.boot.kernel.initrdpath: unknown field; did you mean "initrdPath"?' in done.stderr
 
 
-def test_problems_of_all_files_are_told(tmp_path: Path) -> None:
+def test_problems_of_all_files_are_told(berth: Berth, tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.yaml").write_text(TINY.read_text() + "  colour: red\n")
     done = berth("validate", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"))
@@ -47,26 +72,26 @@ def test_problems_of_all_files_are_told(tmp_path: Path) -> None:
     assert "2 problems found" in done.stderr
 
 
-def test_a_file_that_is_not_there_is_named() -> None:
+def test_a_file_that_is_not_there_is_named(berth: Berth) -> None:
     done = berth("validate", "nowhere.yaml")
     assert done.returncode == 1
     assert "nowhere.yaml cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_plan_of_a_new_machine_ends_with_a_running_guest() -> None:
+def test_the_plan_of_a_new_machine_ends_with_a_running_guest(berth: Berth) -> None:
     steps = [line.split()[1] for line in berth("plan", str(TINY)).stdout.splitlines()[1:]]
     assert steps[-2:] == ["MarkStarted", "Resume"]
 
 
-def test_the_plan_of_a_running_machine_is_to_leave_it_alone(tmp_path: Path) -> None:
+def test_the_plan_of_a_running_machine_is_to_leave_it_alone(berth: Berth, tmp_path: Path) -> None:
     running = tmp_path / "domain.xml"
     running.write_text(berth("render", str(TINY)).stdout)
     done = berth("plan", str(TINY), "--observed", str(running))
     assert "nothing to do" in done.stdout, done.stderr
 
 
-def test_the_plan_names_what_waits_for_the_next_start(tmp_path: Path) -> None:
+def test_the_plan_names_what_waits_for_the_next_start(berth: Berth, tmp_path: Path) -> None:
     running = tmp_path / "domain.xml"
     running.write_text(berth("render", str(TINY)).stdout)
     more = TINY.read_text() + "  memory: {size: 1Gi}\n"
@@ -75,14 +100,14 @@ def test_the_plan_names_what_waits_for_the_next_start(tmp_path: Path) -> None:
     assert "memory" in done.stdout
 
 
-def test_a_paused_machine_is_suspended(tmp_path: Path) -> None:
+def test_a_paused_machine_is_suspended(berth: Berth, tmp_path: Path) -> None:
     running = tmp_path / "domain.xml"
     running.write_text(berth("render", str(TINY)).stdout)
     done = berth("plan", "-", "--observed", str(running), stdin=TINY.read_text() + "  power: Paused\n")
     assert "Suspend" in done.stdout
 
 
-def test_a_domain_that_is_not_ours_is_an_error_without_a_traceback(tmp_path: Path) -> None:
+def test_a_domain_that_is_not_ours_is_an_error_without_a_traceback(berth: Berth, tmp_path: Path) -> None:
     strange = tmp_path / "domain.xml"
     strange.write_text("<domain type='kvm'/>")
     done = berth("plan", str(TINY), "--observed", str(strange))
@@ -91,7 +116,7 @@ def test_a_domain_that_is_not_ours_is_an_error_without_a_traceback(tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
-def test_the_generated_files_are_up_to_date_and_printed() -> None:
+def test_the_generated_files_are_up_to_date_and_printed(berth: Berth) -> None:
     assert berth("crds", "--check").returncode == 0
     assert "kind: CustomResourceDefinition" in berth("crds").stdout
 
