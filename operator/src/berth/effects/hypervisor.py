@@ -28,6 +28,9 @@ TEXT_CHARS: Final = 256
 class Libvirt:
     """Hypervisor over one libvirtd. The live XML is asked for once per start: it changes by ``set_metadata`` alone."""
 
+    start_flags = libvirt.VIR_DOMAIN_START_PAUSED
+    button_flags = libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+
     def __init__(self, uri: str = "qemu:///system") -> None:
         self._lock = threading.Lock()
         self._xml: dict[tuple[str, int], str] = {}
@@ -54,7 +57,7 @@ class Libvirt:
     def create_paused(self, xml: str) -> None:
         with self._asking("start QEMU") as connection:
             try:
-                connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+                connection.createXML(xml, self.start_flags)
             except libvirt.libvirtError as error:
                 if not _exists(connection, xml, error):
                     raise
@@ -62,19 +65,16 @@ class Libvirt:
     def resume(self, uid: str) -> None:
         with self._asking(f"resume domain {uid}") as connection:
             domain = connection.lookupByUUIDString(uid)
-            try:
-                domain.resume()
-            except libvirt.libvirtError:
-                if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
-                    raise
+            _unless_already(domain, domain.resume, libvirt.VIR_DOMAIN_RUNNING)
 
     def suspend(self, uid: str) -> None:
         with self._asking(f"suspend domain {uid}") as connection:
-            connection.lookupByUUIDString(uid).suspend()
+            domain = connection.lookupByUUIDString(uid)
+            _unless_already(domain, domain.suspend, libvirt.VIR_DOMAIN_PAUSED)
 
     def press_power_button(self, uid: str) -> None:
         with self._asking(f"press the power button of domain {uid}") as connection, _gone_is_fine():
-            connection.lookupByUUIDString(uid).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+            connection.lookupByUUIDString(uid).shutdownFlags(self.button_flags)
 
     def destroy(self, uid: str) -> None:
         with self._asking(f"destroy domain {uid}") as connection, _gone_is_fine():
@@ -166,6 +166,15 @@ def _gone_is_fine() -> Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         if not libvirt_words.is_gone(error):
+            raise
+
+
+def _unless_already(domain: Any, change: Callable[[], object], state: int) -> None:
+    """libvirt calls it an error to ask for the state that is."""
+    try:
+        change()
+    except libvirt.libvirtError:
+        if domain.state()[0] != state:
             raise
 
 

@@ -1,0 +1,137 @@
+"""What only real QEMU and a real libvirtd can show: how guests end, and libvirtd going and coming back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from berth.domain.observed import DomainState
+from berth.effects.hypervisor import Libvirt
+from berth.effects.ports import DomainEventKind
+from berth.effects.probe import HostProber
+from berth.errors import HostFault, HypervisorDown
+from tests.contract import libvirtd, pods
+from tests.contract.libvirtd import QemuBench
+
+
+@pytest.fixture
+def daemon() -> libvirtd.Daemon:
+    made = libvirtd.Daemon()
+    made.start()
+    return made
+
+
+@pytest.fixture
+def bench(daemon: libvirtd.Daemon) -> Iterator[QemuBench]:
+    made = QemuBench(Libvirt())
+    yield made
+    daemon.start()
+    pods.until(lambda: _answers(made), 20, "libvirtd's answer")
+    made.close()
+
+
+def run(bench: QemuBench, args: str = "") -> None:
+    bench.with_args(args)
+    bench.hypervisor.create_paused(bench.xml())
+    bench.hypervisor.resume(bench.uid)
+
+
+def test_a_guest_that_powers_itself_off(bench: QemuBench) -> None:
+    run(bench, "berth.poweroff=0")
+    bench.heard(DomainEventKind.SHUTDOWN, "guest", 60)
+    bench.heard(DomainEventKind.STOPPED, "shutdown")
+    bench.gone()
+
+
+def test_a_guest_that_reboots_is_the_same_domain(bench: QemuBench) -> None:
+    run(bench, "berth.reboot=0")
+    bench.heard(DomainEventKind.REBOOTED, seconds=60)
+    found = bench.hypervisor.domain(bench.uid)
+    assert found is not None
+    assert found.state is DomainState.RUNNING
+
+
+def test_a_guest_that_panics(bench: QemuBench) -> None:
+    run(bench, "berth.panic=0")
+    bench.heard(DomainEventKind.CRASHED, "panicked", 60)
+    bench.heard(DomainEventKind.STOPPED, "crashed")
+    bench.gone()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "detail"),
+    [
+        (signal.SIGKILL, DomainEventKind.STOPPED, "failed"),
+        (signal.SIGTERM, DomainEventKind.SHUTDOWN, "host"),
+        (signal.SIGABRT, DomainEventKind.STOPPED, "failed"),
+    ],
+)
+def test_qemu_that_gets_a_signal(bench: QemuBench, number: signal.Signals, kind: DomainEventKind, detail: str) -> None:
+    run(bench)
+    os.kill(bench.pid(), number)
+    bench.heard(kind, detail)
+    bench.gone()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_guest_outlives_libvirtd(bench: QemuBench, daemon: libvirtd.Daemon, number: signal.Signals) -> None:
+    run(bench)
+    pid = bench.pid()
+    daemon.stop(number)
+    pods.until(lambda: not bench.connections[-1], 10, "the word that libvirtd is gone")
+    for ask in (bench.hypervisor.domains, lambda: bench.hypervisor.domain(bench.uid), bench.hypervisor.versions):
+        with pytest.raises(HypervisorDown):
+            libvirtd.within(1, ask)
+    os.kill(pid, 0)
+    bench.wait_ready()
+    daemon.start()
+    pods.until(lambda: bench.connections[-1], 20, "the word that libvirtd is back")
+    found = bench.hypervisor.domain(bench.uid)
+    assert found is not None
+    assert found.state is DomainState.RUNNING
+    assert bench.pid() == pid
+    bench.hypervisor.press_power_button(bench.uid)
+    bench.heard(DomainEventKind.STOPPED, "shutdown")  # events came back with the connection
+
+
+def test_libvirtd_that_is_down_at_first_is_a_state(daemon: libvirtd.Daemon) -> None:
+    daemon.stop(signal.SIGTERM)
+    hypervisor = Libvirt()
+    heard: list[bool] = []
+    try:
+        hypervisor.listen(lambda _event: None, lambda up, _message: heard.append(up))
+        with pytest.raises(HypervisorDown, match="libvirtd"):
+            hypervisor.domains()
+        daemon.start()
+        pods.until(lambda: heard == [True], 20, "the word that libvirtd is there")
+        assert hypervisor.domains() == []
+    finally:
+        hypervisor.close()
+        daemon.start()
+
+
+def test_what_qemu_says_when_it_cannot_start_is_in_the_error(bench: QemuBench) -> None:
+    (bench.folder / "kernel").write_bytes(b"no kernel")
+    with pytest.raises(HostFault, match="kernel"):
+        bench.hypervisor.create_paused(bench.xml())
+    assert bench.hypervisor.domain(bench.uid) is None
+
+
+def test_the_probe_runs_guest_code() -> None:
+    assert HostProber(accelerator="tcg", cpu="qemu64").kvm().usable
+
+
+def test_the_probe_does_not_wait_for_what_hangs() -> None:
+    found = HostProber("/usr/bin/tail", seconds=0.2, accelerator="tcg", cpu="qemu64").kvm()
+    assert not found.usable
+
+
+def _answers(bench: QemuBench) -> bool:
+    try:
+        bench.hypervisor.versions()
+    except HypervisorDown:
+        return False
+    return True
