@@ -53,6 +53,7 @@ class Node:
     known: dict[str, Report] = field(default_factory=dict)  # what the controller heard last
     present: set[str] = field(default_factory=set)
     sent: dict[str, str] = field(default_factory=dict)
+    partitioned: bool = False  # nothing reaches it, and what runs there goes on
     alive: bool = True  # False: the machine lost power
 
 
@@ -175,7 +176,7 @@ class World:
     def step_node(self, name: str) -> None:
         """The agent of one node does what its orders and its berths ask for."""
         node = self.nodes[name]
-        if not node.alive:
+        if not node.alive or node.partitioned:
             return
         for uid, order in list(node.orders.items()):
             self._step_order(node, uid, order)
@@ -266,18 +267,19 @@ class World:
             return
         node = self.nodes[name]
         busy = any(o.berth.pod_uid == pod["metadata"]["uid"] for o in node.orders.values())
-        if node.alive and not busy:
+        if node.alive and not node.partitioned and not busy:
             self.cluster.remove_pod(POD)
 
-    def disconnect(self, name: str) -> None:
+    def disconnect(self, name: str, partitioned: bool = False) -> None:
         node = self.nodes[name]
+        node.partitioned = node.partitioned or partitioned
         if node.connected:
             node.connected, node.silent_since = False, self.now
 
     def connect(self, name: str) -> None:
         node = self.nodes[name]
         if node.alive and not node.connected:
-            node.connected, node.silent_since = True, None
+            node.connected, node.silent_since, node.partitioned = True, None, False
             node.sent.clear()
             self._hear(node)
 

@@ -18,6 +18,8 @@ from berth.plan.phases import MOVES
 from berth.plan.world import format_time, read_pod
 from tests.scenario.controller_world import KEY, POD, World
 
+SELDOM = st.integers(0, 9).map(lambda n: n == 7)
+"""What ends most of the story must not come early."""
 NODES = st.sampled_from(["a", "b"])
 KNOWN = {(old.value, new.value) for old, new, _ in MOVES}
 
@@ -52,10 +54,23 @@ class Chaos(RuleBasedStateMachine):
         self.world.deliver()
         self.world.reconcile()
 
+    @rule(node=NODES)
+    def all_goes_well_for_a_while(self, node: str) -> None:
+        """What mostly happens: without it, the deeper states would be rare."""
+        for _ in range(4):
+            self.world.deliver()
+            self.world.reconcile()
+            pod = self.world.pod
+            if pod is not None and not pod["spec"].get("nodeName"):
+                self.bind(node)
+            if pod is not None:
+                self.berth_comes_up()
+            self.world.step_node(node)
+
     # the user
 
     @precondition(lambda self: not self.deleted)
-    @rule(power=st.sampled_from(["On", "Off", "Paused"]))
+    @rule(power=st.sampled_from(["On", "On", "On", "Off", "Paused"]))
     def power(self, power: str) -> None:
         self.spec["power"] = power
         self.world.apply(**self.spec)
@@ -72,8 +87,10 @@ class Chaos(RuleBasedStateMachine):
         self.world.apply({"berth.dev/restartedAt": format_time(self.world.now)}, **self.spec)
 
     @precondition(lambda self: not self.deleted)
-    @rule()
-    def delete(self) -> None:
+    @rule(really=SELDOM)
+    def delete(self, really: bool) -> None:
+        if not really:
+            return
         self.deleted = True
         self.world.cluster.delete(*KEY)
 
@@ -108,9 +125,22 @@ class Chaos(RuleBasedStateMachine):
         self.world.step_node(node)
         self.world.kubelet_without_order(node)
 
-    @rule(node=NODES)
-    def agent_is_silent(self, node: str) -> None:
-        self.world.disconnect(node)
+    @rule(node=NODES, partitioned=st.booleans())
+    def agent_is_silent(self, node: str, partitioned: bool) -> None:
+        """Its agent alone, or all of the node: then its kubelet hears of no deletion either."""
+        self.world.disconnect(node, partitioned)
+
+    @precondition(lambda self: self.world.pod is not None and bool(self.world.guests))
+    @rule()
+    def the_worst_of_it(self) -> None:
+        """The node is cut off while its guest runs, somebody forces the pod away, and then all seems well elsewhere."""
+        node = self.world.guests[0].node
+        self.world.disconnect(node, partitioned=True)
+        self.world.cluster.remove_pod(POD)
+        other = next(name for name in self.world.nodes if name != node)
+        self.all_goes_well_for_a_while(other)
+        self.world.advance(400)
+        self.all_goes_well_for_a_while(other)
 
     @rule(node=NODES)
     def agent_is_back(self, node: str) -> None:
@@ -126,9 +156,10 @@ class Chaos(RuleBasedStateMachine):
         self.world.end_guest(self.world.guests[0], *fate)
 
     @precondition(lambda self: all(n.alive for n in self.world.nodes.values()))
-    @rule(node=NODES)
-    def node_is_lost(self, node: str) -> None:
-        self.world.power_loss(node)
+    @rule(node=NODES, really=SELDOM)
+    def node_is_lost(self, node: str, really: bool) -> None:
+        if really:
+            self.world.power_loss(node)
 
     @rule(seconds=st.sampled_from([1, 3, 20, 400, 900]))
     def time_passes(self, seconds: int) -> None:

@@ -275,6 +275,9 @@ class VirtualMachineStatus(Model):
     ip: str | None = Field(None, description="Its pod IP: every port of it is the guest's.")
     berth: str | None = Field(None, description="The pod that holds its place.")
     epoch: int = Field(0, description="How often it was started: every order to a node carries this number.")
+    ending: int | None = Field(
+        None, description="The start that is being ended on request: spec.restart has no say in its end."
+    )
     started_at: str | None = Field(
         None, description="When the guest was started.", json_schema_extra={"format": "date-time"}
     )

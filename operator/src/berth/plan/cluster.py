@@ -103,7 +103,7 @@ def _steps(world: World, past: History, verdict: Verdict) -> Decision:
         return _NOTHING
     reason = _why_end(world, berth, verdict)
     if reason:
-        return (DeleteBerth(berth.name, berth.uid, reason),), False
+        return (DeleteBerth(berth.name, berth.uid, reason),), past.ending != history.stored(world).ending
     return _send(world, berth)
 
 

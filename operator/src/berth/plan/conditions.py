@@ -287,6 +287,8 @@ def _ready(seen: Scene, others: list[Finding]) -> Finding:
         if berth.ready:
             return _true(kind, "Ready", "")
         return _not_yet(kind, "NotReady", "The guest runs; its readiness probe has not succeeded yet.")
+    if seen.place is Place.LEAVING and guest.status is _S.TRUE:
+        return _not_yet(kind, "ShuttingDown", "The guest is being shut down.")
     if seen.life is Life.SILENT and seen.place is not Place.OVER:
         return Finding(kind, _S.UNKNOWN, "AgentDown", guest.message, progress=True)
     if first is not None:

@@ -126,7 +126,7 @@ def unscheduled(pod: Pod, spec: VirtualMachineSpec | None, cluster: Cluster) -> 
     if pod.scheduling is None:
         return None
     reason, said = pod.scheduling
-    said = said.split(" preemption:")[0].strip().rstrip(".")
+    said = said.split(". ")[0].strip().rstrip(".")  # what follows is about preemption
     if reason == "SchedulingGated":
         return Cause(ConditionType.PLACEMENT_READY, "SchedulingGated", "The berth waits for its scheduling gates.")
     volumes = _find(_VOLUMES, said)

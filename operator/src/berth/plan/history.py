@@ -31,6 +31,7 @@ class History:
     restarts: int = 0
     next_start_at: datetime | None = None
     last_exit: LastExit | None = None
+    ending: int | None = None  # the start that was asked to end
 
     @property
     def ended(self) -> bool:
@@ -75,6 +76,7 @@ def stored(world: World) -> History:
         restarts=status.restarts,
         next_start_at=parse_time(status.next_start_at),
         last_exit=status.last_exit,
+        ending=status.ending,
     )
 
 
@@ -82,10 +84,12 @@ def advance(world: World) -> History:
     """What the status has to remember from now on."""
     history, pod = stored(world), world.last_berth
     if pod is not None and pod.epoch > history.epoch:  # a new start
-        history = replace(history, epoch=pod.epoch, started_at=None, next_start_at=None)
-    report = world.report
+        history = replace(history, epoch=pod.epoch, started_at=None, next_start_at=None, ending=None)
+    report = world.report if world.berth is not None else None
     if report is not None and report.started_at and report.epoch == history.epoch:
         history = replace(history, started_at=parse_time(report.started_at))
+    if world.berth is not None and not world.berth.terminal and asked(world):
+        history = replace(history, ending=history.epoch)
     if _over(world, history):
         return _settle(world, _end(world, history))
     return _settle(world, _calm(world, history))
@@ -104,7 +108,7 @@ def _over(world: World, history: History) -> bool:
 def _end(world: World, history: History) -> History:
     exit_ = describe(world, history)
     ended_at = parse_time(exit_.at) or world.now
-    if asked(world):
+    if asked(world) or history.ending == history.epoch:
         forgotten = exit_.model_copy(update={"epoch": 0})
         return replace(history, last_exit=forgotten, started_at=None, restarts=0, next_start_at=None)
     quiet = history.started_at is not None and ended_at - history.started_at >= backoff.QUIET

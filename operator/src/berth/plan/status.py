@@ -33,6 +33,7 @@ def status(world: World, history: History, verdict: Verdict) -> VirtualMachineSt
         ip=berth.ip if berth is not None and living else None,
         berth=berth.name if berth is not None else None,
         epoch=history.epoch,
+        ending=history.ending if berth is not None else None,
         started_at=_time(history.started_at),
         restarts=history.restarts,
         next_start_at=_time(history.next_start_at),
