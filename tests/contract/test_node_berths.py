@@ -89,7 +89,9 @@ def test_a_guest_enters_the_pods_cgroup_and_is_not_mistaken_for_its_berth(
     assert uid == "1900000000"
     assert oom == f"oom_score_adj {int(Path(f'/proc/{pod.pid}/oom_score_adj').read_text())}"
     assert len(places) == len(pods.hierarchies())
-    assert sum(pod.uid in place for place in places) == len([h for h in pods.hierarchies() if h.version == 1]) or 1
+    for hierarchy, place in zip(pods.hierarchies(), places, strict=True):
+        assert (pod.uid in place) == (hierarchy.version == pods.kubelets_version())
+        assert ("container0" in place) == bool(hierarchy.controllers & {"memory", "cpu", "cpuacct"})
     guest = subprocess.Popen(["sh", "-c", f"for f in {' '.join(places)}; do echo 0 > $f; done; exec sleep 60"])
     try:
         pods.until(lambda: pod.uid in Path(f"/proc/{guest.pid}/cgroup").read_text())

@@ -197,7 +197,7 @@ def test_a_raw_name_on_a_qcow2_image_is_asked_about(bench: Bench) -> None:
 def test_a_file_to_be_made_needs_a_size_and_space(bench: Bench) -> None:
     bench.volume("claims/data")
     assert refusal(bench, claim()).reason == "SizeMissing"
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", bench.pod.root / "berth/claims/data"]
+    mount: list[str | Path] = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", bench.pod.root / "berth/claims/data"]
     subprocess.run(["nsenter", f"--mount=/proc/{bench.pod.pid}/ns/mnt", *mount], check=True)
     full = refusal(bench, claim("disk.qcow2", size=1 << 40))
     assert full.reason == "DiskFull", full
@@ -280,6 +280,7 @@ def test_screen_socket_can_be_made_by_the_guest_and_used_by_the_berth_alone(benc
     assert path is not None
     child = os.fork()
     if not child:
+        os.setgroups([])
         os.setgid(GUEST_UID)
         os.setuid(GUEST_UID)
         os.umask(0o002)  # libvirt's for QEMU
@@ -289,6 +290,18 @@ def test_screen_socket_can_be_made_by_the_guest_and_used_by_the_berth_alone(benc
     made = os.stat(path)
     assert (made.st_uid, made.st_gid) == (GUEST_UID, 65532)
     assert stat.S_IMODE(made.st_mode) & 0o020  # connecting takes the write permission
+
+
+def test_another_machines_qemu_sees_nothing_of_it(bench: Bench) -> None:
+    files = bench.prepare(vnc=True)
+    child = os.fork()
+    if not child:
+        os.setgroups([])
+        os.setgid(GUEST_UID + 1)
+        os.setuid(GUEST_UID + 1)
+        seen = [path for path in (files.console_socket, files.vnc_socket) if path and os.path.exists(path)]
+        os._exit(1 if seen else 0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_forgetting_takes_all_of_it_away_and_leaves_the_files(bench: Bench, berths: NodeBerths) -> None:

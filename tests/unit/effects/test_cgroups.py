@@ -82,14 +82,14 @@ def test_membership() -> None:
     }
 
 
-def test_the_guest_enters_its_pod_where_there_is_one_and_the_root_elsewhere() -> None:
+def test_the_guest_counts_as_the_berths_container_but_is_not_held_to_its_devices() -> None:
     pod = f"/n/kubepods/pod{UID}"
     member = cgroups.parse_membership(f"3:memory:{pod}/c\n2:cpu,cpuacct:{pod}/c\n1:name=systemd:{pod}/c\n0::/\n")
     assert cgroups.entries(V1, member, UID) == [
-        Path(f"/sys/fs/cgroup/memory{pod}"),
-        Path(f"/sys/fs/cgroup/cpu,cpuacct{pod}"),
+        Path(f"/sys/fs/cgroup/memory{pod}/c"),
+        Path(f"/sys/fs/cgroup/cpu,cpuacct{pod}/c"),
         Path(f"/sys/fs/cgroup/systemd{pod}"),
-        Path("/sys/fs/cgroup/unified"),
+        Path("/sys/fs/cgroup/unified"),  # the root: the pod is not in it
     ]
 
 

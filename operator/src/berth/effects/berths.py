@@ -109,6 +109,7 @@ class NodeBerths:
         if not is_alive(berth):
             raise _gone(berth)
         cgroups.make_leaves(places)
+        self.machines.make(vm_uid, guest_uid)
         self.machines.write(vm_uid, "cgroup", cgroups.ticket(guest_uid, oom_score_adj, places))
 
     def record_start(self, vm_uid: str, record: StartRecord) -> None:

@@ -16,6 +16,7 @@ from berth.errors import HostFault
 
 GUEST_LEAF = "berth-guest"
 """On cgroup v2 a pod's cgroup has children, so it may hold no processes itself: QEMU gets this child."""
+_COUNTED = frozenset({"memory", "cpu", "cpuacct"})
 _QOS = ("", "burstable", "besteffort")
 _OPTIONS = frozenset({"rw", "ro", "clone_children", "xattr", "noprefix", "cpuset_v2_mode", "favordynmods"})
 
@@ -114,17 +115,11 @@ def _folders(path: Path) -> list[str]:
 
 
 def entries(hierarchies: list[Hierarchy], membership: dict[frozenset[str], str], pod_uid: str) -> list[Path]:
-    """One cgroup for QEMU in every hierarchy: the pod's, and the root where the pod has none.
+    """One cgroup for QEMU in every hierarchy: one of the pod's, and the root where the pod has none.
 
     A hierarchy left out would leave QEMU in the agent's cgroup there, and deleting the agent's pod would kill it.
     """
-    places: list[Path] = []
-    for hierarchy in hierarchies:
-        pod = pod_path(membership.get(hierarchy.controllers, "/"), pod_uid)
-        if pod is None:
-            places.append(hierarchy.mountpoint)
-        else:
-            places.append(hierarchy.at(pod) / GUEST_LEAF if hierarchy.version == 2 else hierarchy.at(pod))
+    places = [_entry(h, membership.get(h.controllers, "/"), pod_uid) for h in hierarchies]
     if all(place in {h.mountpoint for h in hierarchies} for place in places):
         raise HostFault(
             f"pod {pod_uid} has no cgroup in any of {[str(h.mountpoint) for h in hierarchies]}; "
@@ -132,6 +127,18 @@ def entries(hierarchies: list[Hierarchy], membership: dict[frozenset[str], str],
             reason="CgroupMissing",
         )
     return places
+
+
+def _entry(hierarchy: Hierarchy, berth: str, pod_uid: str) -> Path:
+    """Metrics count containers, so where it can be done the guest counts as the berth's container; but it may not be
+    held to that container's devices, for it needs /dev/kvm. Version 2 cannot have one without the other.
+    """
+    pod = pod_path(berth, pod_uid)
+    if pod is None:
+        return hierarchy.mountpoint
+    if hierarchy.version == 2:
+        return hierarchy.at(pod) / GUEST_LEAF
+    return hierarchy.at(berth if hierarchy.controllers & _COUNTED else pod)
 
 
 def make_leaves(places: list[Path]) -> None:

@@ -26,12 +26,14 @@ class MachineFolders:
             raise HostFault(f"{vm_uid!r} is no machine uid: a lower-case UUID is expected", reason="BadUid")
         return self.root / vm_uid
 
-    def make(self, vm_uid: str) -> Path:
-        """The folder, made when it is not there: root's, and others may pass through it but not list it."""
+    def make(self, vm_uid: str, guest_uid: int | None = None) -> Path:
+        """The folder, made when it is not there: root's, and this machine's QEMU, no other, may pass through it."""
         folder = self.path(vm_uid)
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o711, exist_ok=True)
-        folder.chmod(0o711)
+        folder.mkdir(mode=0o710, exist_ok=True)
+        if guest_uid is not None:
+            os.chown(folder, 0, guest_uid)
+            folder.chmod(0o710)
         return folder
 
     def write(self, vm_uid: str, name: str, text: str) -> Path:

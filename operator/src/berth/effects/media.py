@@ -44,7 +44,12 @@ class NodeMedia:
             paths.closing(berths.open_namespace(berth, "mnt")) as mntns,
         ):
             return _prepare(
-                _bench(root, mntns, self.machines.make(vm_uid), guest_uid), berth, disks, kernel, cloud_init, vnc=vnc
+                _bench(root, mntns, self.machines.make(vm_uid, guest_uid), guest_uid),
+                berth,
+                disks,
+                kernel,
+                cloud_init,
+                vnc=vnc,
             )
 
 
