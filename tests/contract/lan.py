@@ -68,7 +68,9 @@ class Lan:
         """What a CNI plugin does."""
         pod = self.pod.pid
         run(self.node, f"ip link add veth0 type veth peer name eth0 netns {pod}; ip addr add {NODE_IP}/24 dev veth0")
-        run(self.node, f"ip link set veth0 mtu {self.mtu} up; ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward")
+        run(
+            self.node, f"ip link set veth0 mtu {self.mtu} up; ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward"
+        )
         run(self.netns, f"ip link set lo up; ip link set eth0 mtu {self.mtu} up; ip addr add {POD_IP}/24 dev eth0")
         run(self.netns, f"ip route add default via {NODE_IP}")
 
