@@ -198,7 +198,7 @@ def _image(said: str, spec: VirtualMachineSpec | None) -> Cause:
         if image in said:
             message = f"{path}: the image {image} cannot be pulled: {text}. Next: {_PULL}."
             return Cause(ConditionType.DISKS_READY, "ImagePullFailed", message)
-    message = f"The berth's own image cannot be pulled: {text}. Next: mend the chart's value images.berth."
+    message = f"The berth's own image cannot be pulled: {text}. Next: mend the chart's value image.berth."
     return Cause(ConditionType.PLACEMENT_READY, "BerthImagePullFailed", message)
 
 
