@@ -45,7 +45,7 @@ def test_every_port_of_the_pod_ip_is_the_guests_both_ways(cluster: Cluster, make
     assert "hello" in answer
     # Outward: the guest reaches the API server's Service with its pod's identity.
     with vm.attach() as console:
-        console.ask("nc -z -w 3 10.96.0.1 443 && echo reached-$((40+2))", "reached-42")
+        console.ask("nc -w 3 10.96.0.1 443 </dev/null && echo reached-$((40+2))", "reached-42")
 
 
 def test_stop_start_restart(cluster: Cluster, make: Make) -> None:
