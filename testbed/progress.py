@@ -87,7 +87,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     def seconds(self) -> float:
         return time.monotonic() - self.began

@@ -134,6 +134,13 @@ RELEASES: tuple[Release, ...] = (
             f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={KUBERNETES.split('.')[1]}",
         ),
     ),
+    Release(
+        "kind",
+        "0.33.0",
+        (Tool("kind", "sigs.k8s.io/kind", ("version",)),),
+        download="https://github.com/kubernetes-sigs/kind/releases/download/v{version}/kind-linux-{arch}",
+        checksum="https://github.com/kubernetes-sigs/kind/releases/download/v{version}/kind-linux-{arch}.sha256sum",
+    ),
     # The cluster's own services: small programs of ours around published libraries.
     Release("provisioner", "1", (Tool("provisioner", "testbed/provisioner"),), ours=True),
     Release("dns", "1", (Tool("dns", "testbed/dns"),), ours=True),

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from testbed import errors, files
+from testbed import files
 from testbed.binaries import ensure
-from testbed.cluster import apply, configs, current, host, layout, network, pki, plan, processes, units
+from testbed.cluster import apply, configs, current, host, layout, network, pki, plan, processes, ready, units
 from testbed.progress import Progress
 from testbed.settings import Settings
 from testbed.topology import Topology
 
+LOCK_SECONDS = 300.0
 RELEASES = ("etcd", "containerd", "kubernetes", "provisioner", "dns", "metrics-server")
 
 
@@ -89,15 +90,20 @@ def _kubeconfig(settings: Settings, address: str, who: str, target: Path) -> Non
 
 @contextmanager
 def locked(settings: Settings) -> Iterator[None]:
-    """One change at a time. The lock ends with its process, whatever way it ends."""
+    """One change at a time; others wait their turn. The lock ends with its process, whatever way it ends."""
     settings.state.mkdir(parents=True, exist_ok=True)
     handle = os.open(settings.state / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        advice = f"another `python -m testbed` works on {settings.state}; see `fuser {settings.state}/lock`"
+        ready.until(lambda: _taken(handle), LOCK_SECONDS, lambda: advice)
         yield
-    except BlockingIOError as error:
-        raise errors.TestbedError(
-            f"another `python -m testbed` works on {settings.state}; wait for it to end"
-        ) from error
     finally:
         os.close(handle)
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

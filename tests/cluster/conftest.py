@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from testbed import images, install, settings, topology
-from testbed.binaries import ensure
+from testbed import images, settings, topology
 from testbed.kube import ROOT, Cluster, Json, wait
-from testbed.progress import Progress
 
 TOOLS = "ghcr.io/berth-dev/testtools:dev"
 
@@ -28,7 +26,7 @@ class Bed:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "BERTH_TESTBED_INDEX": str(self.index)}
+        return {**os.environ, "BERTH_TESTBED_INDEX": str(self.index), "BERTH_CLUSTER": "builtin"}
 
     @property
     def settings(self) -> settings.Settings:
@@ -125,9 +123,7 @@ def bed() -> Iterator[Bed]:
     made = Bed(1)
     made.run("up", seconds=1800)  # the first time, the programs are fetched or built
     archives = images.ensure(("testtools",), made.settings)
-    with Progress() as progress:
-        ensure.ensure(made.settings, progress, ("helm",))
-        install.load(made.settings, made.topology, progress, archives)
+    made.run("load-image", *map(str, archives))
     yield made
     made.run("down")
 
