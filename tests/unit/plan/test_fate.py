@@ -25,6 +25,7 @@ SIGNAL = "qemu-system-x86_64: terminating on signal 15 from pid 9"
         (Ending(stopped="destroyed"), FateReason.KILLED, 1),
         (Ending(stopped="crashed", panicked=True), FateReason.GUEST_PANICKED, 1),
         (Ending(stopped="crashed", panicked=True, shutdown_asked=True), FateReason.GUEST_PANICKED, 1),
+        (Ending(berth_lost=True), FateReason.UNKNOWN, 1),
         (Ending(), FateReason.UNKNOWN, 1),
         (Ending(shutdown_asked=True), FateReason.FORCED_OFF, 1),
     ],

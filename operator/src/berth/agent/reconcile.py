@@ -134,6 +134,8 @@ class Reconciler:
         machine.phases = {}
 
     def _tell(self, machine: Machine, g: Gathered, plan: Plan, doing: Step | None = None) -> None:
+        if gathered.gone(g):
+            return  # what was said last, of a guest that ended, stays said until the machine is forgotten
         pod = gathered.pod(g)
         place = machine.places.get(pod) if pod is not None else None
         progress = Progress(

@@ -39,7 +39,7 @@ def _cause(e: Ending) -> tuple[FateReason, str]:
         if e.shutdown_asked:
             return FateReason.SHUT_DOWN, "shut down as asked"
         return FateReason.GUEST_POWEROFF, "the guest powered itself off"
-    if e.shutdown_asked or e.berth_lost:
+    if e.shutdown_asked or (e.berth_lost and e.stopped is not None):
         why = "the grace period was over" if e.shutdown_asked else "its berth was gone"
         return FateReason.FORCED_OFF, f"cut off: {why}"
     if e.stopped is None:

@@ -84,6 +84,8 @@ def _state(g: Gathered, p: Progress) -> GuestState:
     if not g.hypervisor:
         known = p.before is not None and p.before.pod_uid == gathered.pod(g) and p.before.state in _SEEN
         return p.before.state if p.before is not None and known else seen  # nobody saw it change
+    if p.failure is not None and isinstance(p.failure.step, steps.Resume):
+        return GuestState.FAILED  # it is there, and cannot be let run
     if seen in _SEEN:
         return seen
     if p.failure is not None or _refused(p) is not None:
