@@ -122,5 +122,5 @@ class Worlds(RuleBasedStateMachine):
         assert f'"epoch": {self.epoch}' in self.node.domains[uid()].xml
 
 
-Worlds.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+Worlds.TestCase.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
 TestWorlds = Worlds.TestCase
