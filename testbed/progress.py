@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+HEARTBEAT_SECONDS = 30.0
 MARKS = {"running": "[cyan]…[/]", "done": "[green]✓[/]", "failed": "[red]✗[/]"}
 
 
@@ -58,16 +59,20 @@ class Progress:
     lock: threading.Lock = field(default_factory=threading.Lock)
     live: Live | None = None
     began: float = field(default_factory=time.monotonic)
+    over: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
             self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=5, transient=False)
             self.live.start()
+        else:
+            threading.Thread(target=self._heartbeat, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.over.set()
         if self.live:
             self.live.stop()
             self.live = None
@@ -98,6 +103,16 @@ class Progress:
             with self.lock:
                 text = f" ({row.describe()})" if row.describe() else ""
                 self.console.print(f"{MARKS[state]} {row.title}{text}  [dim]{row.seconds():.1f} s[/]")
+
+    def _heartbeat(self) -> None:
+        """Without a terminal nothing moves: say now and then what is still going on."""
+        while not self.over.wait(HEARTBEAT_SECONDS):
+            with self.lock:
+                for row in self.tasks:
+                    if row.state == "running" and row.seconds() > HEARTBEAT_SECONDS:
+                        self.console.print(
+                            f"{MARKS['running']} {row.title}: {row.describe()}  [dim]{row.seconds():.0f} s[/]"
+                        )
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import re
 import shutil
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from testbed import errors, shell
-from testbed.binaries import catalog
+from testbed.binaries import catalog, download
 from testbed.binaries.catalog import Release, Tool
 
 Report = Callable[[str, float | None], None]
@@ -73,27 +75,40 @@ def _parse(text: str) -> tuple[int, ...]:
 
 
 def _toolchain(cache: Path, report: Report) -> Path:
-    """golang.org/toolchain is Go itself, published as a module, so a module proxy is enough to get it."""
-    arch = architecture()
-    target = cache / "go" / f"{catalog.GO}-{arch}"
+    """Go itself: from its vendor, or as the module golang.org/toolchain where only a module proxy is reached."""
+    target = cache / "go" / f"{catalog.GO}-{architecture()}"
     if target.exists():
         return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    report(f"fetching Go {catalog.GO}", None)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        folder = Path(name)
+        try:
+            _from_vendor(folder)
+        except errors.Unavailable as unavailable:
+            _from_proxy(folder, unavailable)
+        (folder / "go").rename(target)
+    return target
+
+
+def _from_vendor(folder: Path) -> None:
+    url = f"https://dl.google.com/go/go{catalog.GO}.linux-{architecture()}.tar.gz"
+    content = download.Downloader().verified(catalog.Download(url, f"{url}.sha256"))
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        archive.extractall(folder, filter="tar")  # holds one folder, go
+
+
+def _from_proxy(folder: Path, unavailable: errors.Unavailable) -> None:
     proxies = [url for url in re.split(r"[,|]", os.environ.get("GOPROXY", "")) if url.startswith("http")]
     if not proxies:
-        raise errors.Unavailable(
-            f"Go {catalog.GO} or newer is needed to build what cannot be downloaded:"
-            " install Go 1.21 or newer (it fetches the right one by itself), or set GOPROXY"
-        )
+        needed = f"Go {catalog.GO} is needed to build what cannot be downloaded"
+        raise errors.Unavailable(f"{needed} ({unavailable}): install Go 1.21 or newer, or set GOPROXY") from unavailable
+    arch = architecture()
     version = f"v0.0.1-go{catalog.GO}.linux-{arch}"
-    report(f"fetching Go {catalog.GO}", None)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        archive = Path(folder) / "go.zip"
-        with urllib.request.urlopen(f"{proxies[0]}/golang.org/toolchain/@v/{version}.zip", timeout=20) as answer:
-            archive.write_bytes(answer.read())
-        unpack_toolchain(archive, version, Path(folder), catalog.GO_TOOLCHAIN[arch])
-        (Path(folder) / "go").rename(target)
-    return target
+    archive = folder / "go.zip"
+    with urllib.request.urlopen(f"{proxies[0]}/golang.org/toolchain/@v/{version}.zip", timeout=20) as answer:
+        archive.write_bytes(answer.read())
+    unpack_toolchain(archive, version, folder, catalog.GO_TOOLCHAIN[arch])
 
 
 def unpack_toolchain(archive: Path, version: str, folder: Path, expected: str) -> None:

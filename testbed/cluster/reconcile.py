@@ -91,19 +91,26 @@ def _kubeconfig(settings: Settings, address: str, who: str, target: Path) -> Non
 @contextmanager
 def locked(settings: Settings) -> Iterator[None]:
     """One change at a time; others wait their turn. The lock ends with its process, whatever way it ends."""
-    settings.state.mkdir(parents=True, exist_ok=True)
-    handle = os.open(settings.state / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    file, held = settings.state / "lock", list[int]()
+    advice = f"another `python -m testbed` works on {settings.state}; see `fuser {file}`"
     try:
-        advice = f"another `python -m testbed` works on {settings.state}; see `fuser {settings.state}/lock`"
-        ready.until(lambda: _taken(handle), LOCK_SECONDS, lambda: advice)
+        ready.until(lambda: _take(file, held), LOCK_SECONDS, lambda: advice)
         yield
     finally:
-        os.close(handle)
+        for handle in held:
+            os.close(handle)
 
 
-def _taken(handle: int) -> bool:
+def _take(file: Path, held: list[int]) -> bool:
+    """The file goes when `down` ends: a lock on what is no longer there protects nothing, so it is looked for again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        if os.fstat(handle).st_ino == file.stat().st_ino:
+            held.append(handle)
+            return True
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(handle)
+    return False

@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,3 +138,10 @@ def space(bed: Bed) -> Iterator[Space]:
     wait("the service account", lambda: bed.cluster.get(account), 20)
     yield Space(bed, name)
     bed.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test brings the cluster up, and may have to build its programs: that is not the test's time."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(180, func_only=True))

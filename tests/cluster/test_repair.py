@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.cluster import nodes, units
+from testbed import builtin
+from testbed.cluster import cgroups, layout, network, nodes, processes, units
 from testbed.kube import wait
 
 from .conftest import Bed, Space, pod
@@ -82,7 +84,39 @@ def test_a_node_that_lost_its_namespaces_is_made_anew(space: Space) -> None:
     assert bed.on_node(node, "hostname").strip() == node
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400, func_only=True)
+def test_after_a_reboot_the_cluster_comes_back_with_what_it_held() -> None:
+    """A reboot takes processes, namespaces, links, cgroups and /run; disks stay."""
+    bed = Bed(2)
+    bed.run("up")
+    try:
+        bed.cluster.kubectl("create", "configmap", "kept", "--from-literal=a=b")
+        uid = _uid(bed)
+        _reboot(bed)
+        bed.run("up")
+        assert _uid(bed) == uid
+        assert all(part.healthy for part in builtin.Builtin(bed.settings, bed.topology).status())
+    finally:
+        bed.run("down")
+
+
+def _uid(bed: Bed) -> str:
+    found = bed.cluster.get("/api/v1/namespaces/default/configmaps/kept")
+    assert found is not None
+    return str(found["metadata"]["uid"])
+
+
+def _reboot(bed: Bed) -> None:
+    processes.kill_all(cgroups.processes(layout.cgroup(bed.settings)))
+    nodes.remove_all(bed.settings)
+    for node in bed.topology.nodes:
+        network.remove_node(bed.settings, node.name, node.ordinal)
+    network.remove_bridge(bed.settings)
+    cgroups.remove(layout.cgroup(bed.settings))
+    shutil.rmtree(bed.settings.state)
+
+
+@pytest.mark.timeout(400, func_only=True)
 def test_an_up_that_is_killed_at_any_moment_is_finished_by_the_next() -> None:
     young = Bed(2)
     try:
