@@ -16,7 +16,6 @@ from berth.api.kubernetes import Placement, Probe
 from berth.api.order import Emulation
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import KIND, VirtualMachineSpec
-from berth.errors import InvalidSpec
 from berth.plan.world import (
     COMPONENT,
     COMPONENT_LABEL,
@@ -39,7 +38,7 @@ CLAIMS: Final = "/berth/claims"
 CLOUD_INIT: Final = "/berth/cloudinit"
 USER_DATA: Final = "userdata"
 KERNEL: Final = "kernel"
-"""The kernel's name among the images: no disk with a container image may have it while boot.kernel is given."""
+"""The kernel's name among the images: no disk from a container image may have it (the models see to that)."""
 USER: Final = 65532
 GRACE_EXTRA: Final = 5
 """kubelet gives the guest's own grace period and so many seconds more, so that the agent cuts it off, not kubelet."""
@@ -69,19 +68,8 @@ def requests(spec: VirtualMachineSpec) -> dict[str, str]:
     return {"cpu": spec.cpu.request or f"{100 * spec.cpu.count}m", "memory": f"{-(-memory // MIB)}Mi"}
 
 
-def spec_problem(machine: Machine) -> str:
-    """Why no berth can be made from this spec; empty when one can."""
-    if machine.spec is None:
-        return machine.problem
-    try:
-        _volumes(machine.spec)
-    except InvalidSpec as error:
-        return str(error)
-    return ""
-
-
 def berth_pod(machine: Machine, epoch: int, cluster: Cluster) -> Object:
-    """The whole manifest; only for a machine without a ``spec_problem``."""
+    """The whole manifest."""
     spec = machine.spec
     assert spec is not None  # an unreadable spec is never planned
     volumes, mounts = _volumes(spec)
@@ -181,10 +169,6 @@ def _volumes(spec: VirtualMachineSpec) -> tuple[list[Object], list[Object]]:
     pairs += [pair for disk in spec.disks if (pair := _disk(disk)) is not None]
     kernel = spec.boot.kernel
     if kernel is not None:
-        for index, disk in enumerate(spec.disks):
-            if disk.name == KERNEL and disk.container is not None:
-                problem = "with boot.kernel given, no disk from a container image may be called so; choose another name"
-                raise InvalidSpec(f"spec.disks[{index}].name", problem, given=disk.name)
         pairs.append((_image(KERNEL, kernel.image, kernel.pull_policy), f"{IMAGES}/{KERNEL}", True))
     if spec.cloud_init is not None and spec.cloud_init.user_data_from is not None:
         pairs.append((_user_data(spec.cloud_init.user_data_from), CLOUD_INIT, True))

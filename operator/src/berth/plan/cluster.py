@@ -115,7 +115,7 @@ def _without_berth(world: World, past: History, verdict: Verdict) -> tuple[Step,
     if machine.deleted is not None:
         free = FINALIZER in machine.finalizers and occupied(world) is None
         return (RemoveFinalizer("its berth is gone"),) if free else ()
-    if not isinstance(verdict, StartNow) or berthpod.spec_problem(machine) or occupied(world) is not None:
+    if not isinstance(verdict, StartNow) or machine.spec is None or occupied(world) is not None:
         return ()
     epoch = max(past.epoch, world.agent.report.epoch if world.agent and world.agent.report else 0) + 1
     create = CreateBerth(berthpod.berth_pod(machine, epoch, world.cluster), epoch, verdict.message)
@@ -169,7 +169,7 @@ def _outdated(world: World, berth: Pod) -> str:
     frozen, spec = frozen_spec(berth), world.machine.spec
     if frozen is None:
         return "its annotation berth.dev/machine was spoiled"
-    if spec is None or berthpod.spec_problem(world.machine):
+    if spec is None:
         return ""
     changed = pending.pending_changes(frozen, spec)
     if changed:

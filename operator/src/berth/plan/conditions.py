@@ -14,7 +14,6 @@ from typing import Final
 from berth.api.order import ReportCondition
 from berth.api.virtualmachine import Condition, ConditionStatus, ConditionType, Phase
 from berth.plan import diagnose
-from berth.plan.berthpod import spec_problem
 from berth.plan.diagnose import Cause
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict, restart_wanted
 from berth.plan.phases import Life, Place, agent_silent, life, place
@@ -106,7 +105,7 @@ def _is_progress(old: Condition) -> bool:
 
 
 def _spec_valid(seen: Scene) -> Finding:
-    problem = spec_problem(seen.world.machine)
+    problem = seen.world.machine.problem
     if problem:
         return _problem(_T.SPEC_VALID, "InvalidSpec", f"{problem}. Next: mend the field and apply the machine again.")
     annotations = seen.world.machine.annotations
