@@ -14,6 +14,7 @@ import libvirt
 
 from berth.api.virtualmachine import GuestInfo
 from berth.domain import metadata
+from berth.domain.host import EMULATOR, MACHINE
 from berth.domain.observed import ObservedDomain
 from berth.effects import libvirt_events, libvirt_words
 from berth.effects.libvirt_link import Link
@@ -36,7 +37,7 @@ class Libvirt:
         self._xml: dict[tuple[str, int], str] = {}
         self._on_event: Callable[[DomainEvent], None] | None = None
         self._on_connection: Callable[[bool, str], None] | None = None
-        self._link = Link(uri, lambda connection: libvirt_events.subscribe(connection, self._take), self._notify)
+        self._link = Link(uri, self._subscribe, self._notify, _warm_up)
 
     def versions(self) -> HypervisorVersions:
         with self._asking("ask for versions") as connection:
@@ -147,6 +148,9 @@ class Libvirt:
         with self._lock:
             self._xml = {key: xml for key, xml in self._xml.items() if key in keep}
 
+    def _subscribe(self, connection: Any) -> None:
+        libvirt_events.subscribe(connection, self._take)
+
     def _take(self, event: DomainEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
@@ -158,6 +162,11 @@ class Libvirt:
             on_connection = self._on_connection
         if on_connection is not None:
             on_connection(up, message)
+
+
+def _warm_up(connection: Any) -> None:
+    """libvirt asks QEMU what it can do when that is first needed, for seconds: not in the first guest's start."""
+    connection.getDomainCapabilities(EMULATOR, "x86_64", MACHINE, None, 0)
 
 
 @contextlib.contextmanager

@@ -47,10 +47,18 @@ def _ensure_loop() -> None:
 
 
 class Link:
-    """``subscribe`` registers what is wanted on a new events connection; ``notify`` hears of comings and goings."""
+    """``subscribe`` registers what is wanted on a new events connection; ``notify`` hears of comings and goings;
+    ``warm_up`` may take its time on a connection that is already in use."""
 
-    def __init__(self, uri: str, subscribe: Callable[[Any], None], notify: Callable[[bool, str], None]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        subscribe: Callable[[Any], None],
+        notify: Callable[[bool, str], None],
+        warm_up: Callable[[Any], None],
+    ) -> None:
         self._uri = uri
+        self._warm_up = warm_up
         self._subscribe = subscribe
         self._notify = notify
         self._work: Any = None
@@ -100,6 +108,8 @@ class Link:
                 continue
             pause = FIRST_PAUSE
             self._notify(True, "")
+            with contextlib.suppress(libvirt.libvirtError):
+                self._warm_up(opened[0])
             self._wake.wait()
             self._work = None
             if not self._closing:
