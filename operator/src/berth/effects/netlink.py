@@ -16,15 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroute2 import IPRoute, NetlinkError
-
 from berth.effects import firewall, wiring
+from berth.effects.rtnetlink import PERMANENT, NetlinkError, Route
 from berth.errors import HostFault
 
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
-_IFF_UP = 1
-_NUD_PERMANENT = 0x80
 _SYSCTL = Path("/proc/sys")
 
 
@@ -51,22 +48,22 @@ def index_of(name: str) -> int | None:
 
 
 def remove_by_prefix(prefix: str) -> None:
-    with IPRoute() as ip:
-        for link in ip.get_links():
-            if str(link.get_attr("IFLA_IFNAME")).startswith(prefix):
-                ip.link("del", index=link["index"])
+    with Route() as route:
+        for link in route.links():
+            if link.name.startswith(prefix):
+                route.delete_link(link.index)
 
 
 def remove(index: int) -> None:
-    with IPRoute() as ip:
-        ip.link("del", index=index)
+    with Route() as route:
+        route.delete_link(index)
 
 
 def move(index: int, netns_fd: int, name: str) -> None:
     """Into another namespace, under a name that is free there (were it not, the kernel would move and not rename)."""
     try:
-        with IPRoute() as ip:
-            ip.link("set", index=index, net_ns_fd=netns_fd, ifname=name)
+        with Route() as route:
+            route.move_link(index, netns_fd, name)
     except NetlinkError as error:
         raise HostFault(f"{name} cannot be moved into the pod: {error}", reason="NetworkFailed") from error
 
@@ -75,18 +72,17 @@ def move(index: int, netns_fd: int, name: str) -> None:
 class Inside:
     """One visit to a berth's namespace, over one netlink socket."""
 
-    ip: IPRoute
+    route: Route
 
     def links(self) -> dict[str, wiring.Link]:
-        return {str(link.get_attr("IFLA_IFNAME")): _link(link) for link in self.ip.get_links()}
+        return {link.name: wiring.Link(link.index, link.mac, link.mtu, link.up) for link in self.route.links()}
 
     def observe(self, want: wiring.Wiring, link: wiring.Link, *, fresh: bool) -> wiring.Observed:
         """A device that was just moved in can have no rules: they are not asked for."""
-        addresses = self.ip.get_addr(index=link.index, family=2)
         return wiring.Observed(
             link,
-            frozenset(f"{a.get_attr('IFA_ADDRESS')}/{a['prefixlen']}" for a in addresses),
-            _neighbour(self.ip, link.index, str(want.guest.ip)),
+            frozenset(self.route.addresses(link.index)),
+            _neighbour(self.route, link.index, str(want.guest.ip)),
             {name: value for name in want.sysctls if (value := _read_sysctl(name)) is not None},
             not fresh and firewall.build(want).same_as(list_rules()),
         )
@@ -99,7 +95,7 @@ class Inside:
                 case wiring.LoadRules():
                     load_rules(firewall.build(want).script)
                 case _:
-                    _apply_netlink(self.ip, change)
+                    _apply_netlink(self.route, change)
         except NetlinkError as error:
             raise HostFault(f"network: {change} failed: {error}", reason="NetworkFailed") from error
 
@@ -107,41 +103,38 @@ class Inside:
 @contextmanager
 def open_inside() -> Iterator[Inside]:
     try:
-        with IPRoute() as ip:
-            yield Inside(ip)
+        with Route() as route:
+            yield Inside(route)
     except NetlinkError as error:  # a device went away while it was looked at: the pod is being taken down
         raise HostFault(f"the pod's network cannot be read: {error}", reason="NetworkFailed") from error
 
 
-def _link(message: object) -> wiring.Link:
-    get = message.get_attr  # type: ignore[attr-defined]
-    up = bool(message["flags"] & _IFF_UP)  # type: ignore[index]
-    return wiring.Link(message["index"], get("IFLA_ADDRESS"), get("IFLA_MTU"), up)  # type: ignore[index]
+def _neighbour(route: Route, index: int, address: str) -> str | None:
+    known = (n for n in route.neighbours(index) if n.address == address and n.state & PERMANENT)
+    return next((n.mac for n in known), None)
 
 
-def _neighbour(ip: IPRoute, index: int, address: str) -> str | None:
-    for entry in ip.get_neighbours(ifindex=index, family=2):
-        if entry.get_attr("NDA_DST") == address and entry["state"] & _NUD_PERMANENT:
-            return str(entry.get_attr("NDA_LLADDR"))
-    return None
-
-
-def _apply_netlink(ip: IPRoute, change: wiring.Change) -> None:
+def _apply_netlink(route: Route, change: wiring.Change) -> None:
     match change:
         case wiring.SetLink(name, mac, mtu):
-            ip.link("set", index=index_of(name), address=mac, mtu=mtu)
+            route.set_link(_index(name), mac=mac, mtu=mtu)
         case wiring.AddAddress(name, address):
-            ip.addr(
-                "replace", index=index_of(name), address=address.split("/")[0], prefixlen=int(address.split("/")[1])
-            )
+            route.add_address(_index(name), address)
         case wiring.RemoveAddress(name, address):
-            ip.addr("del", index=index_of(name), address=address.split("/")[0], prefixlen=int(address.split("/")[1]))
+            route.delete_address(_index(name), address)
         case wiring.LinkUp(name):
-            ip.link("set", index=index_of(name), state="up")
+            route.set_link(_index(name), up=True)
         case wiring.SetNeighbour(name, address, mac):
-            ip.neigh("replace", ifindex=index_of(name), dst=address, lladdr=mac, state=_NUD_PERMANENT)
+            route.set_neighbour(_index(name), address, mac)
         case _:
             raise HostFault(f"{change} is no change of the berth's namespace", reason="NetworkFailed")
+
+
+def _index(name: str) -> int:
+    index = index_of(name)
+    if index is None:
+        raise NetlinkError(errno.ENODEV, f"{name} is not there any more")
+    return index
 
 
 def _read_sysctl(name: str) -> str | None:
