@@ -51,6 +51,7 @@ ROWS = [
     ("bound", world(pod=bound(), agent=agent()), ["SendOrder"]),
     ("bound, agent silent", world(pod=bound(), agent=silent(60)), []),
     ("runs", running(), ["SendOrder"]),
+    ("the agent has told its end", world(pod=up(), agent=agent(report(GuestState.ENDED), present=False)), []),
     ("off while it waits", world(machine=machine(power="Off"), pod=pod()), ["DeleteBerth"]),
     ("off while it runs", world(machine=machine(power="Off"), pod=up(), agent=agent(report())), ["DeleteBerth"]),
     ("off, berth is ending", world(machine=machine(power="Off"), pod=up(deleted=ago(-30)), agent=agent(report())), []),

@@ -18,7 +18,7 @@ from berth.plan.conditions import AGENT_GRACE
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict
 from berth.plan.phases import UNKNOWN_AFTER, Life, Place, life, place
 from berth.plan.place import occupied
-from berth.plan.world import FINALIZER, Object, Pod, World, frozen_spec
+from berth.plan.world import FINALIZER, Agent, Object, Pod, World, frozen_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def _outdated(world: World, berth: Pod) -> str:
 
 def _send(world: World, berth: Pod) -> Decision:
     agent = world.agent
-    if berth.node is None or agent is None or not agent.connected:
+    if berth.node is None or agent is None or not agent.connected or _has_ended(agent, berth):
         return _NOTHING
     order = orders.order(world.machine, berth, world.cluster)
     if order is None:
@@ -194,6 +194,12 @@ def _send(world: World, berth: Pod) -> Decision:
     status = world.machine.status
     known = status is not None and status.node == berth.node and status.epoch == berth.epoch
     return (SendOrder(berth.node, order, digest, f"start {berth.epoch}, {order.power}"),), not known
+
+
+def _has_ended(agent: Agent, berth: Pod) -> bool:
+    """Whether the agent has told how this berth's guest ended: an order for it would only be waited for, in its place."""
+    report = agent.report
+    return report is not None and report.pod_uid == berth.uid and report.state is GuestState.ENDED
 
 
 def _look_again(world: World, past: History, verdict: Verdict) -> float | None:
