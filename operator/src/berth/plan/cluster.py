@@ -197,7 +197,7 @@ def _send(world: World, berth: Pod) -> Decision:
 
 
 def _has_ended(agent: Agent, berth: Pod) -> bool:
-    """Whether the agent has told how this berth's guest ended: an order for it would only be waited for, in its place."""
+    """Whether the agent has told how this berth's guest ended: an answer to an order would take that word's place."""
     report = agent.report
     return report is not None and report.pod_uid == berth.uid and report.state is GuestState.ENDED
 
