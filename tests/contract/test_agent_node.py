@@ -301,6 +301,7 @@ async def test_probes_and_metrics(world: World) -> None:
     uid = await world.up(place)
     assert (await world.agent.get("/healthz"))[0] == 200
     assert (await world.agent.get("/readyz"))[0] == 200
+    assert world.agent.rss_kib() < 80 * 1024
     text = (await world.agent.get("/metrics"))[1]
     assert 'berth_agent_machines{state="Running"} 1.0' in text
     assert 'berth_agent_start_seconds_count{step="Total"} 1.0' in text

@@ -108,7 +108,34 @@ def test_a_berth_that_is_to_end_before_the_guest_was_started_ends_at_once() -> N
     play(story)
 
 
-def test_a_deaf_guest_is_asked_again_and_cut_off_by_kubelet() -> None:
+def test_a_deaf_guest_is_cut_off_when_its_grace_is_over() -> None:
+    async def story(scene: Scene) -> None:
+        scene.node.deaf_guests = True
+        await scene.running()
+        scene.node.terminate_pod(pod())
+        await scene.wait(59)
+        assert (scene.log.count("press_power_button"), scene.runs()) == (6, True)
+        await scene.gone(seconds=5)
+        assert [fate.reason for fate in scene.fates()] == [FateReason.FORCED_OFF]
+        assert (scene.node.exits, scene.clean()) == ({pod(): 1}, True)
+
+    play(story)
+
+
+def test_a_paused_guest_without_any_grace_is_cut_off_at_once() -> None:
+    async def story(scene: Scene) -> None:
+        given = (await scene.running()).model_copy(update={"power": OrderPower.PAUSED, "grace_seconds": 0})
+        await scene.order(given)
+        await scene.state(GuestState.PAUSED)
+        scene.node.terminate_pod(pod())
+        await scene.gone(seconds=5)
+        assert [fate.reason for fate in scene.fates()] == [FateReason.FORCED_OFF]
+        assert scene.log.count("resume") == 1
+
+    play(story)
+
+
+def test_a_deaf_guest_is_cut_off_by_kubelet_when_the_agent_is_too_late() -> None:
     async def story(scene: Scene) -> None:
         scene.node.deaf_guests = True
         await scene.running()

@@ -160,6 +160,8 @@ class Applier:
 
     async def _connect(self, machine: Machine, place: Place, berth: Berth) -> None:
         def on_shutdown() -> None:
+            if place.asked_at is None:
+                place.asked_at = asyncio.get_running_loop().time()
             place.shutdown_asked = True
             self._ring(machine.uid)
 

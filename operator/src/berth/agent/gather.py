@@ -5,6 +5,7 @@ It changes nothing in the world, only what the machine remembers of it.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,8 +36,9 @@ class _Seen:
     berths: dict[str, Berth | None]
 
 
-async def gather(world: World, machine: Machine, facts: NodeFacts, now: float) -> Gathered:
+async def gather(world: World, machine: Machine, facts: NodeFacts) -> Gathered:
     seen = await world.run(_look, world, machine)
+    now = asyncio.get_running_loop().time()
     machine.guest, machine.record = seen.guest, seen.record
     if seen.guest is not None:
         machine.guest_uid = seen.guest.guest_uid
@@ -58,6 +60,7 @@ async def gather(world: World, machine: Machine, facts: NodeFacts, now: float) -
         linked=place.link is not None or place.linking is not None,
         served=place.served,
         shutdown_asked=place.shutdown_asked,
+        stop_age=_age(place.asked_at, now),
         button_age=_age(machine.pressed_at, now),
         resume_age=_age(machine.resumed_at, now),
         fate=machine.ended.fate,

@@ -31,6 +31,7 @@ class Place:
     link: BerthLink | None = None
     linking: asyncio.Task[None] | None = None
     shutdown_asked: bool = False
+    asked_at: float | None = None  # when this agent first heard of it
     exit_told_at: float | None = None
     served: bool = False
     files: MediaFiles | None = None

@@ -58,7 +58,7 @@ class Reconciler:
         if machine is None:
             return
         for _ in range(ROUNDS):
-            g = await gather.gather(self._world, machine, self._facts, self._time())
+            g = await gather.gather(self._world, machine, self._facts)
             plan = planner.plan(g)
             acted = plan.acts and not self._held_back(machine, plan) and await self._apply(machine, g, plan)
             self._tell(machine, g, plan)

@@ -41,6 +41,8 @@ class Gathered:
     """Whether this agent has set up this machine's network and answers its DHCP."""
     shutdown_asked: bool = False
     """The berth said that its pod is to end."""
+    stop_age: float | None = None
+    """Seconds since this agent first heard that."""
     button_age: float | None = None
     """Seconds since the power button was pressed."""
     resume_age: float | None = None

@@ -131,7 +131,7 @@ def _running(g: Gathered, guest: Guest) -> Iterator[Step]:
         yield steps.MarkStarted(guest.order, "it runs, and its start record is missing")
     yield from _serve(g, order)
     if g.shutdown_asked:
-        yield from _button(g)
+        yield from _button(g, order)
         return
     if order.power is OrderPower.PAUSED:
         yield steps.Suspend("power is Paused")
@@ -145,8 +145,9 @@ def _paused(g: Gathered, guest: Guest) -> Iterator[Step]:
         yield steps.WaitFor(Awaited.GUEST, LOOK_AGAIN, f"libvirt holds it for a moment: {guest.detail}")
         return
     if g.shutdown_asked:
-        yield steps.Resume("only a guest that runs hears the power button")
-        yield from _button(g)
+        if not _overdue(g, order):
+            yield steps.Resume("only a guest that runs hears the power button")
+        yield from _button(g, order)
         return
     if order.power is OrderPower.RUNNING:
         if guest.detail == "ioerror" and g.resume_age is not None and g.resume_age < RESUME_INTERVAL:
@@ -176,13 +177,22 @@ def _end_berth(g: Gathered, pod: str, exit_code: int, note: str) -> Iterator[Ste
     yield steps.WaitFor(Awaited.BERTH_END, LOOK_AGAIN, f"pod {pod} is about to end")
 
 
-def _button(g: Gathered) -> Iterator[Step]:
+def _overdue(g: Gathered, order: Order) -> bool:
+    return g.stop_age is not None and g.stop_age >= order.grace_seconds
+
+
+def _button(g: Gathered, order: Order) -> Iterator[Step]:
+    """Ask the guest to shut down, now and then; cut it off in time for its fate to be told before kubelet acts."""
+    if _overdue(g, order):
+        yield steps.Destroy("GraceOver", f"the guest did not shut down within its grace of {order.grace_seconds} s")
+        return
     age = g.button_age
     if age is None or age >= BUTTON_INTERVAL:
         yield steps.PressPowerButton("its pod is to end" if age is None else "the guest did not react yet")
         age = 0.0
-    text = "the guest is shutting down; kubelet cuts it off when the grace period is over"
-    yield steps.WaitFor(Awaited.GUEST, BUTTON_INTERVAL - age, text)
+    text = "the guest is shutting down; it is cut off when the grace period is over"
+    left = order.grace_seconds - g.stop_age if g.stop_age is not None else BUTTON_INTERVAL
+    yield steps.WaitFor(Awaited.GUEST, min(BUTTON_INTERVAL - age, left), text)
 
 
 def _serve(g: Gathered, order: Order) -> Iterator[Step]:

@@ -119,7 +119,7 @@ class PressPowerButton:
 class Destroy:
     """Hypervisor.destroy: there is positive evidence that this guest has no right to run any more."""
 
-    code: str  # BerthGone | NeverStarted | Crashed
+    code: str  # BerthGone | NeverStarted | Crashed | GraceOver
     reason: str
 
 
