@@ -15,7 +15,7 @@ from typing import assert_never
 
 from testbed import errors, files, shell
 from testbed.cluster import api, cgroups, layout, network, nodes, objects, pause, processes, ready
-from testbed.cluster.plan import LoadPause, MakeHost, MakeNode, Publish, Start, Step, Stop
+from testbed.cluster.plan import Await, LoadPause, MakeHost, MakeNode, Publish, Start, Step, Stop
 from testbed.cluster.units import Unit
 from testbed.progress import Progress
 from testbed.settings import Settings
@@ -51,6 +51,9 @@ def apply(machine: Machine, steps: Sequence[Step]) -> None:
 
 
 def _run(machine: Machine, step: Step) -> None:
+    if isinstance(step, Await):  # a healthy cluster would show a row for each process and say nothing by it
+        _await(machine.settings, step.unit)
+        return
     with machine.progress.task(_title(step), step.reason if not step.reason.startswith("repeated") else ""):
         _effect(machine, step)
 
@@ -65,6 +68,8 @@ def _title(step: Step) -> str:
             return f"stop {unit}"
         case Start(unit=unit):
             return f"start {unit.name}"
+        case Await(unit=unit):
+            return f"wait for {unit.name}"
         case LoadPause(node=node):
             return f"pause image on {node.name}"
         case Publish():
@@ -84,8 +89,11 @@ def _effect(machine: Machine, step: Step) -> None:
             processes.stop(settings, unit)
         case Start(unit=unit):
             _start(settings, unit)
+        case Await(unit=unit):
+            _await(settings, unit)
         case LoadPause(node=node):
             load_image(machine, node, str(pause.ensure(settings)))
+            files.write(layout.pause_note(settings, node.name), "")
         case Publish():
             objects.publish(api.connect(settings), settings, topology)
         case _:
@@ -112,9 +120,12 @@ def _start(settings: Settings, unit: Unit) -> None:
     argv = [*nodes.enter(settings, unit.node), *unit.argv] if unit.node else list(unit.argv)
     entries = cgroups.entries(daemon_cgroup(settings, unit.node))
     processes.start(settings, unit.name, unit.digest, argv, entries, unit.environment)
-    ready.until(
-        lambda: _ready_or_dead(settings, unit), START_SECONDS, lambda: _complaint(settings, unit, "is not ready")
-    )
+    _await(settings, unit)
+
+
+def _await(settings: Settings, unit: Unit) -> None:
+    complaint = f"is not ready after {START_SECONDS:.0f} s"
+    ready.until(lambda: _ready_or_dead(settings, unit), START_SECONDS, lambda: _complaint(settings, unit, complaint))
 
 
 def _ready_or_dead(settings: Settings, unit: Unit) -> bool:

@@ -16,6 +16,7 @@ class Facts:
 
     running: Mapping[str, processes.Running]
     nodes: frozenset[str]
+    pauses: frozenset[str]  # nodes that have the image of every pod's sandbox
 
 
 def gather(settings: Settings, topology: Topology) -> Facts:
@@ -30,4 +31,5 @@ def gather(settings: Settings, topology: Topology) -> Facts:
         and layout.cable(settings, node.ordinal) in links
         and nodes.exists(settings, node.name)
     }
-    return Facts(processes.find(settings), frozenset(complete))
+    pauses = {node.name for node in topology.nodes if layout.pause_note(settings, node.name).exists()}
+    return Facts(processes.find(settings), frozenset(complete), frozenset(pauses))

@@ -60,3 +60,8 @@ def metrics_port(settings: Settings) -> int:
 def files_of(settings: Settings, node: str) -> Path:
     """NODE_FILES of one node, as seen from the host."""
     return settings.node_root(node) / NODE_FILES.relative_to("/")
+
+
+def pause_note(settings: Settings, node: str) -> Path:
+    """Exists once the node's containerd has the pause image; it lies on the same disk and lives as long."""
+    return files_of(settings, node) / "loaded" / PAUSE_IMAGE.replace("/", "-")

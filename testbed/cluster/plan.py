@@ -62,6 +62,19 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Await:
+    """Wait until a process that runs already is ready: an earlier run may have been killed right after starting it."""
+
+    unit: Unit
+    reason: str
+    after: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.unit.name
+
+
+@dataclass(frozen=True, slots=True)
 class LoadPause:
     """Give a node the image that every pod's sandbox needs."""
 
@@ -83,7 +96,7 @@ class Publish:
     name: str = "objects"
 
 
-Step = MakeHost | MakeNode | Stop | Start | LoadPause | Publish
+Step = MakeHost | MakeNode | Stop | Start | Await | LoadPause | Publish
 
 
 def plan(desired: Sequence[Unit], nodes: Sequence[Node], facts: Facts) -> tuple[Step, ...]:
@@ -94,13 +107,15 @@ def plan(desired: Sequence[Unit], nodes: Sequence[Node], facts: Facts) -> tuple[
     steps: list[Step] = [*stops, MakeHost("repeated on every run", after=tuple(stop.name for stop in stops))]
     steps += [MakeNode(node, "its namespaces are missing or incomplete") for node in missing]
     made = {f"node@{node.name}" for node in missing}
-    starts = [unit for unit in desired if unit.name in stopped or unit.name not in facts.running]
-    started = {unit.name for unit in starts}
-    loads = [node for node in nodes if f"containerd@{node.name}" in started]
-    for unit in starts:
-        steps.append(Start(unit, _reason(unit, stopped), _after(unit, made, started)))
-    steps += [LoadPause(node, "its containerd was started", (f"containerd@{node.name}",)) for node in loads]
-    steps.append(Publish("repeated on every run", after=("host", *sorted(started))))
+    started = {unit.name for unit in desired if unit.name in stopped or unit.name not in facts.running}
+    loads = [node for node in nodes if node.name not in facts.pauses]
+    for unit in desired:
+        if unit.name in started:
+            steps.append(Start(unit, _reason(unit, stopped), _after(unit, made, desired, loads)))
+        else:
+            steps.append(Await(unit, "it runs"))
+    steps += [LoadPause(node, "it has none", (f"containerd@{node.name}",)) for node in loads]
+    steps.append(Publish("repeated on every run", after=("host", *(unit.name for unit in desired))))
     return tuple(steps)
 
 
@@ -118,12 +133,12 @@ def _stops(desired: Sequence[Unit], missing: set[str], facts: Facts) -> list[Sto
     return stops
 
 
-def _after(unit: Unit, made: set[str], started: set[str]) -> tuple[str, ...]:
-    """Only steps of this plan can be waited for: what already runs is ready."""
+def _after(unit: Unit, made: set[str], desired: Sequence[Unit], loads: Sequence[Node]) -> tuple[str, ...]:
+    """Only steps of this plan can be waited for: a node that is complete has none."""
     wanted = ["host", f"node@{unit.node}", *unit.after]
     if unit.component == "kubelet":
         wanted.append(f"pause@{unit.node}")
-    known = made | started | {"host"} | {name.replace("containerd@", "pause@") for name in started}
+    known = made | {"host"} | {other.name for other in desired} | {f"pause@{node.name}" for node in loads}
     return tuple(name for name in wanted if name in known)
 
 

@@ -16,7 +16,7 @@ from testbed.settings import Settings
 from testbed.topology import Topology
 
 LOCK_SECONDS = 300.0
-RELEASES = ("etcd", "containerd", "kubernetes", "provisioner", "dns", "metrics-server")
+RELEASES = ("etcd", "containerd", "kubernetes", "provisioner", "dns", "metrics-server", "helm")
 
 
 def up(settings: Settings, topology: Topology, progress: Progress) -> None:

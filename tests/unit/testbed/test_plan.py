@@ -29,7 +29,10 @@ def desired() -> tuple[units.Unit, ...]:
 def facts(*without: str, nodes: frozenset[str] = ALL_NODES, **digests: str) -> Facts:
     running = {u.name: Running(7, u.digest) for u in desired() if u.name not in without}
     running |= {name.replace("_", "-"): Running(8, digest) for name, digest in digests.items()}
-    return Facts(running, nodes)
+    return Facts(running, nodes, ALL_NODES)
+
+
+NOTHING = Facts({}, frozenset(), frozenset())
 
 
 def steps(found: Facts) -> tuple[plan.Step, ...]:
@@ -37,7 +40,8 @@ def steps(found: Facts) -> tuple[plan.Step, ...]:
 
 
 def names(found: Facts) -> list[str]:
-    return [step.name for step in steps(found)]
+    """What changes something: waiting for what runs already does not."""
+    return [step.name for step in steps(found) if not isinstance(step, plan.Await)]
 
 
 def test_the_names_of_units_are_known_without_making_them() -> None:
@@ -49,7 +53,7 @@ def test_a_healthy_cluster_only_repeats_what_is_harmless() -> None:
 
 
 def test_from_nothing_everything_is_made_and_started() -> None:
-    found = names(Facts({}, frozenset()))
+    found = names(NOTHING)
     assert set(found) >= {"host", "objects", "node@berth-worker", "node@berth-worker2", *units.names(SHAPE)}
 
 
@@ -57,13 +61,25 @@ def test_a_dead_process_is_started_and_nothing_else_is_touched() -> None:
     assert names(facts("kube-scheduler")) == ["host", "kube-scheduler", "objects"]
 
 
-def test_a_started_containerd_gets_the_pause_image() -> None:
-    assert "pause@berth-worker" in names(facts("containerd@berth-worker"))
+def test_a_node_without_the_pause_image_gets_it_whoever_started_its_containerd() -> None:
+    found = facts()
+    assert names(Facts(found.running, found.nodes, frozenset({"berth-worker2"}))) == [
+        "host",
+        "pause@berth-worker",
+        "objects",
+    ]
+
+
+def test_what_runs_already_is_waited_for_before_others_start() -> None:
+    """An earlier run may have been killed between starting the API server and its being ready."""
+    found = {step.name: step for step in steps(facts("kube-controller-manager"))}
+    assert isinstance(found["kube-apiserver"], plan.Await)
+    assert found["kube-controller-manager"].after == ("host", "kube-apiserver")
 
 
 def test_a_changed_configuration_restarts_its_process() -> None:
     found = steps(facts(kube_apiserver="old"))
-    assert [step.name for step in found] == ["stop kube-apiserver", "host", "kube-apiserver", "objects"]
+    assert names(facts(kube_apiserver="old")) == ["stop kube-apiserver", "host", "kube-apiserver", "objects"]
     assert found[0].reason == "its configuration changed"
 
 
@@ -80,7 +96,7 @@ def test_a_broken_node_loses_its_processes_before_it_is_made_anew() -> None:
     assert not any(isinstance(step, plan.Start) and step.unit.node == "berth-worker" for step in found)
 
 
-@pytest.mark.parametrize("found", [Facts({}, frozenset()), facts("kubelet@berth-worker"), facts(etcd="old")])
+@pytest.mark.parametrize("found", [NOTHING, facts("kubelet@berth-worker"), facts(etcd="old")])
 def test_every_step_waits_only_for_steps_of_its_own_plan(found: Facts) -> None:
     made = steps(found)
     known = {step.name for step in made}
@@ -88,7 +104,7 @@ def test_every_step_waits_only_for_steps_of_its_own_plan(found: Facts) -> None:
 
 
 def test_kubelet_waits_for_its_containerd_the_pause_image_and_the_api_server() -> None:
-    kubelet = next(s for s in steps(Facts({}, frozenset())) if s.name == "kubelet@berth-worker")
+    kubelet = next(s for s in steps(NOTHING) if s.name == "kubelet@berth-worker")
     wanted = {"host", "node@berth-worker", "kube-apiserver", "containerd@berth-worker", "pause@berth-worker"}
     assert set(kubelet.after) == wanted
 
