@@ -107,6 +107,8 @@ FAULTS: list[tuple[str, World, str, str, str]] = [
     ("berth image", pull("ErrImagePull", 'failed to pull "example.org/berth:1"'), "PlacementReady",
      "BerthImagePullFailed", "chart"),
     ("container", pull("CreateContainerError", "no such runtime"), "PlacementReady", "CreateContainerError", "runtime"),
+    ("image mount", pull("CreateContainerError", "failed to mount image volume: not found"), "DisksReady",
+     "ImageMountFailed", "berth restart"),
     ("secret", mount('secret "s" not found'), "DisksReady", "SecretMissing", "create the Secret s"),
     ("config map", mount('configmap "m" not found'), "DisksReady", "ConfigMapMissing", "create the ConfigMap m"),
     ("key", mount("references non-existent secret key: userdata"), "DisksReady", "KeyMissing", "key userdata"),

@@ -81,7 +81,7 @@ class Watch:
             token, version = meta.get("continue") or "", meta.get("resourceVersion") or ""
             if not token:
                 break
-        for key, cached in self._cached().items():
+        for key, cached in list(self._cached().items()):
             if key not in found and cached <= int(version):  # not one that was made after the list
                 self._gone(key, None)
         self._version = version

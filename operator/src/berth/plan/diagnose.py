@@ -165,6 +165,11 @@ def stuck(pod: Pod, spec: VirtualMachineSpec | None, events: Sequence[PodEvent])
         return _image(pod.waiting[1] or pod.waiting[0], spec)
     if pod.waiting is not None and pod.waiting[0] not in _CLEAN_START:
         reason, said = pod.waiting
+        if "image volume" in said:
+            message = (
+                f"An image cannot be mounted: {said.strip().rstrip('.')}. Next: `berth restart`, to fetch it anew."
+            )
+            return Cause(ConditionType.DISKS_READY, "ImageMountFailed", message)
         message = f"The berth's container cannot start: {reason}: {said}. Next: see the pod {pod.name}."
         return Cause(ConditionType.PLACEMENT_READY, reason, message)
     for event in sorted(events, key=lambda e: e.at.timestamp() if e.at else 0.0, reverse=True):
