@@ -23,7 +23,7 @@ from pathlib import Path
 from testbed import errors, images_engine, settings
 
 REGISTRY = "ghcr.io/berth-dev"
-_KEPT = 3
+_KEPT, _TRIES = 3, 4
 _log = logging.getLogger("testbed")
 
 
@@ -73,10 +73,7 @@ def ensure(
     if all(build.archive.exists() for build in builds):
         return [build.archive for build in builds]
     with _lock(where.cache / "images"):
-        for build in builds:
-            if not build.archive.exists():
-                _make(build, where)
-    return [build.archive for build in builds]
+        return [build.archive if build.archive.exists() else _make_settled(build.image, where) for build in builds]
 
 
 def references(names: Sequence[str] = (), where: settings.Settings | None = None) -> dict[str, str]:
@@ -144,7 +141,20 @@ def version(repository: Path) -> str:
     return str(tomllib.loads((repository / "pyproject.toml").read_text())["project"]["version"])
 
 
-def _make(build: Build, where: settings.Settings) -> None:
+def _make_settled(image: Image, where: settings.Settings) -> Path:
+    """Build until the tree stood still meanwhile: an archive must never hold what its name does not say."""
+    for _ in range(_TRIES):
+        build = Build.of(image, where)
+        partial = _make(build, where)
+        if Build.of(image, where) == build:
+            partial.replace(build.archive)
+            _prune(build.archive.parent.glob(f"{image.name}-*.tar"))
+            return build.archive
+        partial.unlink()
+    raise errors.NotReady(f"{image.dockerfile}: what it copies changed during each of {_TRIES} builds; stop editing")
+
+
+def _make(build: Build, where: settings.Settings) -> Path:
     engine = images_engine.choose(where.cache)
     began = time.monotonic()
     _log.info("images: building %s with %s", build.reference, engine.name)
@@ -152,14 +162,9 @@ def _make(build: Build, where: settings.Settings) -> None:
     partial = build.archive.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     engine.save(build.reference, partial)
-    partial.replace(build.archive)
-    _log.info(
-        "images: %s took %.1f s, %.0f MB",
-        build.image.name,
-        time.monotonic() - began,
-        build.archive.stat().st_size / 1e6,
-    )
-    _prune(build.archive.parent.glob(f"{build.image.name}-*.tar"))
+    megabytes = partial.stat().st_size / 1e6
+    _log.info("images: %s took %.1f s, %.0f MB", build.image.name, time.monotonic() - began, megabytes)
+    return partial
 
 
 def _prune(archives: Iterable[Path]) -> None:

@@ -131,6 +131,33 @@ def test_a_half_written_archive_is_never_taken(
     assert archive.read_text().startswith("registry.example/one:")
 
 
+def test_an_edit_during_a_build_means_another_build(
+    where: settings.Settings, engine: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(reference: str, target: Path) -> None:
+        target.write_text(reference)
+        if len(engine.built) < 3:
+            (where.repository / "tool").write_text(f"edit {len(engine.built)}")
+
+    monkeypatch.setattr(engine, "save", save)
+    [archive] = images.ensure([], where, [IMAGE])
+    assert len(engine.built) == 3
+    assert archive == images.Build.of(IMAGE, where).archive
+    assert archive.read_text() == images.Build.of(IMAGE, where).reference
+
+
+def test_a_tree_that_never_stands_still_is_an_error(
+    where: settings.Settings, engine: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(reference: str, target: Path) -> None:
+        target.write_text(reference)
+        (where.repository / "tool").write_text(reference)
+
+    monkeypatch.setattr(engine, "save", save)
+    with pytest.raises(errors.NotReady, match="stop editing"):
+        images.ensure([], where, [IMAGE])
+
+
 def test_old_archives_go_but_for_the_newest(where: settings.Settings, engine: Recorder) -> None:
     for number in range(6):
         (where.repository / "tool").write_text(f"edit {number}")
