@@ -248,7 +248,7 @@ async def test_a_killed_qemu_ends_the_berth_with_1(world: World) -> None:
     os.kill(qemu(uid), signal.SIGKILL)
     assert await asyncio.to_thread(place.pod.wait, 15) == 1
     fates = [m["report"]["fate"] for m in world.controller.lines if m["type"] == "changed" and m["report"].get("fate")]
-    assert fates[-1]["reason"] == "Killed"
+    assert fates[-1]["reason"] == "Killed", fates[-1]
 
 
 async def test_a_guest_that_ends_while_the_agent_is_away_is_not_started_again(world: World) -> None:

@@ -35,11 +35,12 @@ HOME=/var/lib/libvirt/qemu/domain-1-team_web \\
             "berth-qemu: /run/berth/vms/x/cgroup: not root's",
         ),
         (STARTED + "old words\n" + STARTED, ""),
+        (STARTED + "2026-11-23 10:00:01.000+0000: Domain id=1 is tainted: high-privileges\n", ""),
         (STARTED + "qemu-system-x86_64: warning: TCG doesn't support requested feature\n", ""),
         (STARTED + "evil \x1b[2J words\n", "evil ?[2J words"),
         (STARTED + "x" * 1000, "x" * 300),
     ],
-    ids=["empty", "started", "shut down", "signal", "wrapper", "earlier run", "warning", "escape", "long"],
+    ids=["empty", "started", "shut down", "signal", "wrapper", "earlier run", "libvirt", "warning", "escape", "long"],
 )
 def test_last_line(log: str, words: str) -> None:
     assert last_line(log) == words

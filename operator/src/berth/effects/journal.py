@@ -15,7 +15,7 @@ from typing import Final
 TAIL_BYTES: Final = 8192
 LINE_CHARS: Final = 300
 _NOISE: Final = re.compile(r"starting up libvirt version|: warning: |^(LC_ALL|PATH|HOME|XDG_\w+|QEMU_\w+)=|^/usr/|^-|^char device")
-_SHUTTING_DOWN: Final = re.compile(r"^\S+ \S+: shutting down, reason=(\w+)")
+_LIBVIRT: Final = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+\+0000: ")  # its own remarks; QEMU's have a T in the time
 _STAMP: Final = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z ")
 
 
@@ -38,7 +38,7 @@ def last_line(tail: str) -> str:
         if "starting up libvirt version" in raw:
             found = ""  # what an earlier run said does not count
         text = raw.strip()
-        if text and not _NOISE.search(text) and not _SHUTTING_DOWN.match(text):
+        if text and not _NOISE.search(text) and not _LIBVIRT.match(text):
             found = _STAMP.sub("", text)
     return "".join(c if c.isprintable() else "?" for c in found)[:LINE_CHARS]
 
