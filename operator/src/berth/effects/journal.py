@@ -14,7 +14,9 @@ from typing import Final
 
 TAIL_BYTES: Final = 8192
 LINE_CHARS: Final = 300
-_NOISE: Final = re.compile(r"starting up libvirt version|: warning: |^(LC_ALL|PATH|HOME|XDG_\w+|QEMU_\w+)=|^/usr/|^-|^char device")
+_NOISE: Final = re.compile(
+    r"starting up libvirt version|: warning: |^(LC_ALL|PATH|HOME|XDG_\w+|QEMU_\w+)=|^/usr/|^-|^char device"
+)
 _LIBVIRT: Final = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+\+0000: ")  # its own remarks; QEMU's have a T in the time
 _STAMP: Final = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z ")
 
