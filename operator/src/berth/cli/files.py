@@ -117,9 +117,6 @@ def _order(vm: VirtualMachine, emulation: Emulation) -> Order:
         generation=meta.generation,
         spec=vm.spec,
     )
-    problem = berthpod.spec_problem(thing)
-    if problem:
-        screen.fail(f"{meta.name}: {problem}")
     cluster = world.Cluster(emulation=emulation)
     pod = berthpod.berth_pod(thing, 1, cluster)
     pod["metadata"]["uid"] = str(uuid.uuid5(PREVIEW_UID, "pod"))
