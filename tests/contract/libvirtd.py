@@ -157,6 +157,7 @@ class QemuBench(Bench):
         super().__post_init__()
         self.guest_runs = True
         self.console = b""
+        self._peer: socket.socket | None = None
         self.folder = Path(VMS_FOLDER) / self.uid
         self.folder.mkdir(parents=True)
         procs = next(str(h.at("cgroup.procs")) for h in pods.hierarchies())
@@ -182,6 +183,15 @@ class QemuBench(Bench):
     def wait_ready(self) -> None:
         pods.until(lambda: b"berth-guest: ready" in self.console, 60, "the guest's own word")
 
+    def type(self, *lines: str) -> None:
+        """Into the shell on the guest's console, which starts when something is typed."""
+        assert self._peer is not None
+        if b"berth-guest#" not in self.console:
+            self._peer.sendall(b"\r")
+            pods.until(lambda: b"berth-guest#" in self.console, 20, "the guest's prompt")
+        for line in lines:
+            self._peer.sendall(f"{line}\r".encode())
+
     def pid(self) -> int:
         return int((Path("/run/libvirt/qemu") / f"{build.domain_name(self.order)}.pid").read_text())
 
@@ -194,10 +204,10 @@ class QemuBench(Bench):
     def _listen(self) -> None:
         while True:
             try:
-                peer, _ = self._server.accept()
+                self._peer, _ = self._server.accept()
             except OSError:
                 return
-            while said := peer.recv(4096):
+            while said := self._peer.recv(4096):
                 self.console += said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,16 @@ from berth.effects.probe import HostProber
 from berth.errors import HostFault, HypervisorDown
 from tests.contract import libvirtd, pods
 from tests.contract.libvirtd import QemuBench
+
+# qemu-guest-agent in the guest's shell, with a host name that would colour a terminal and break a limit.
+TALKING_AGENT = r"""exec 3<>$(echo /dev/vport*p1)
+long=$(printf 'x%.0s' $(seq 600))
+answer() { case "$1" in
+*guest-sync*) id=${1##*:}; echo "{\"return\": ${id%%\}*}}" >&3;;
+*get-host-name*) echo "{\"return\": {\"host-name\": \"web\u001b[31m$long\"}}" >&3;;
+*get-osinfo*) echo '{"return": {"id": "test", "pretty-name": "Test OS", "kernel-release": "6.1.0"}}' >&3;;
+*) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3;; esac; }
+while read -r line <&3; do answer "$line"; done &"""
 
 
 @pytest.fixture
@@ -95,6 +106,34 @@ def test_a_guest_outlives_libvirtd(bench: QemuBench, daemon: libvirtd.Daemon, nu
     assert bench.pid() == pid
     bench.hypervisor.press_power_button(bench.uid)
     bench.heard(DomainEventKind.STOPPED, "shutdown")  # events came back with the connection
+
+
+def test_a_guest_agent_that_never_answers_holds_nothing_up(bench: QemuBench) -> None:
+    run(bench)
+    bench.wait_ready()
+    bench.type("sleep 1000 < $(echo /dev/vport*p1) &")
+    bench.heard(DomainEventKind.AGENT, "connected")
+    asked = threading.Thread(target=bench.hypervisor.guest_info, args=(bench.uid,))
+    asked.start()
+    libvirtd.within(2, lambda: bench.hypervisor.domain(bench.uid))
+    bench.hypervisor.suspend(bench.uid)
+    bench.hypervisor.resume(bench.uid)
+    asked.join(10)
+    assert not asked.is_alive()
+    libvirtd.within(8, lambda: bench.hypervisor.guest_info(bench.uid))
+    assert not bench.hypervisor.guest_info(bench.uid).agent_connected
+    bench.hypervisor.destroy(bench.uid)
+
+
+def test_what_a_guest_agent_says_is_cut_to_what_may_be_shown(bench: QemuBench) -> None:
+    run(bench)
+    bench.wait_ready()
+    bench.type(*TALKING_AGENT.splitlines())
+    bench.heard(DomainEventKind.AGENT, "connected")
+    pods.until(lambda: bench.hypervisor.guest_info(bench.uid).agent_connected, 20, "the agent's answer")
+    info = bench.hypervisor.guest_info(bench.uid)
+    assert info.hostname == "web?[31m" + "x" * 245
+    assert (info.os, info.kernel) == ("Test OS", "6.1.0")
 
 
 def test_libvirtd_that_is_down_at_first_is_a_state(daemon: libvirtd.Daemon) -> None:
