@@ -23,7 +23,7 @@ from pathlib import Path
 from testbed import errors, images_engine, settings
 
 REGISTRY = "ghcr.io/berth-dev"
-_KEPT, _TRIES = 3, 4
+_KEPT, _TRIES = 3, 8
 _log = logging.getLogger("testbed")
 
 
@@ -186,7 +186,8 @@ def main(arguments: Sequence[str]) -> None:
     """Print each image's full name and archive."""
     logging.basicConfig(level=logging.DEBUG if "-v" in arguments else logging.INFO, format="%(message)s")
     names = [word for word in arguments if word != "-v"]
-    for reference, path in zip(references(names).values(), ensure(names), strict=True):
+    archives = ensure(names)
+    for reference, path in zip(references(names).values(), archives, strict=True):
         print(f"{reference}\t{path}")
 
 
