@@ -8,7 +8,8 @@
  *
  * Control protocol, one ASCII line each. To the agent: "hello VERSION", "shutdown" (SIGTERM came; said again to every
  * agent that connects later), "pong", "error TEXT". From the agent: "ping", "note TEXT" (one line on the console),
- * "exit CODE" (the guest has ended; so does the berth, with that code).
+ * "exit CODE" (the guest has ended; so does the berth, with that code). The last note becomes the container's
+ * termination message: with the exit code it stays in the pod's status when neither agent nor node is left to ask.
  *
  * There is one such process per VM: it must cost less than 1 MiB, so it is static, has one thread, and allocates nothing.
  * It must not trust the console peer (the guest's QEMU) with anything but bytes.
@@ -31,6 +32,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef TERMINATION_LOG
+#define TERMINATION_LOG "/dev/termination-log" /* made by kubelet, readable in the pod's status */
+#endif
 #ifndef BERTH_VERSION
 #define BERTH_VERSION "0.1.0"
 #endif
@@ -59,6 +63,8 @@ static long long output_full_since;
 static char input[INPUT_BYTES];
 static size_t input_len;
 static bool input_closed;
+
+static char last_note[LINE_BYTES];
 
 static char line[LINE_BYTES];
 static size_t line_len;
@@ -210,9 +216,22 @@ static void control_send(const char *text)
         drop_peer(&control);
 }
 
+/* Where it cannot be written nothing is lost but the words: the exit code tells the most important part. */
+static void leave_message(void)
+{
+    int fd = open(TERMINATION_LOG, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    if (fd >= 0) {
+        ssize_t written = write(fd, last_note, strlen(last_note));
+        (void)written;
+        close(fd);
+    }
+}
+
 static void finish(int code)
 {
     long long end = now_ms() + FLUSH_MS;
+    if (*last_note)
+        leave_message();
     output_mark_loss();
     while (output_len && !output_dead && now_ms() < end) {
         struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
@@ -227,6 +246,7 @@ static void note(char *text)
     for (char *c = text; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 127)
             *c = '?'; /* the text may quote the guest: it must not steer the reader's terminal */
+    snprintf(last_note, sizeof last_note, "%s", text);
     output_mark_loss();
     if (!output_say("\r\nberth: %s\r\n", text))
         output_dropped += strlen(text);
@@ -278,20 +298,23 @@ static void control_read(void)
 
 /* ---- connections ---- */
 
+/* The name appears when the socket already listens: whoever sees it can connect. */
 static int listen_at(const char *dir, const char *name, mode_t mode)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char place[sizeof address.sun_path];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         die("cannot make a socket for", name);
-    if (snprintf(address.sun_path, sizeof address.sun_path, "%s/%s", dir, name) >= (int)sizeof address.sun_path) {
+    if (snprintf(address.sun_path, sizeof address.sun_path, "%s/.%s", dir, name) >= (int)sizeof address.sun_path) {
         errno = ENAMETOOLONG;
         die("cannot listen in", dir);
     }
+    snprintf(place, sizeof place, "%s/%s", dir, name);
     unlink(address.sun_path); /* of an earlier run of this container */
     umask(0777 & ~mode);
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 4))
-        die("cannot listen at", address.sun_path);
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 4) || rename(address.sun_path, place))
+        die("cannot listen at", place);
     return fd;
 }
 
@@ -378,8 +401,8 @@ static int check_deadlines(void)
     else if (alone_since && stopping)
         next = (alone_since > stopping_since ? alone_since : stopping_since) + EMPTY_MS;
     if (next <= now) {
-        output_say(had_guest ? "\r\nberth: the guest is gone and no agent says why\r\n"
-                             : "\r\nberth: stopped before a guest came\r\n");
+        static char orphaned[] = "the guest is gone and no agent says why", unused[] = "stopped before a guest came";
+        note(had_guest ? orphaned : unused);
         finish(had_guest ? EXIT_ORPHAN : 0);
     }
     if (output_full_since && !output_stalled())

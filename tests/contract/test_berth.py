@@ -10,12 +10,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from berth.effects import links
+from berth.effects.berths import NodeBerths
 from tests.contract import pods
 
 
@@ -155,6 +157,23 @@ def test_exit_code_comes_from_the_agent_and_output_is_flushed(berth: Running) ->
     agent.sendall(b"note the guest panicked\nexit 3\n")
     assert berth.process.wait(5) == 3
     assert berth.read(1000, seconds=0.2) == b"\r\nberth: the guest panicked\r\n"
+
+
+def test_the_last_note_is_the_containers_termination_message(
+    start_pod: Callable[..., pods.FakePod], berths: NodeBerths
+) -> None:
+    pod = start_pod()
+    log = pod.root / "dev/termination-log"  # as kubelet makes it
+    log.parent.mkdir()
+    log.write_text("")
+    log.chmod(0o666)
+    berth = berths.find(pod.uid)
+    assert berth is not None
+    with links.open_socket(berth) as agent:
+        agent.setblocking(True)
+        agent.sendall(b"note first\nnote the guest panicked\nexit 1\n")
+    assert pod.wait() == 1
+    assert log.read_text() == "the guest panicked"
 
 
 def test_shutdown_is_said_to_every_agent_that_connects(berth: Running) -> None:
