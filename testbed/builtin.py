@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed import prerequisites
+from testbed import errors, prerequisites
 from testbed.binaries import ensure
 from testbed.cluster import api, apply, layout, nodes, objects, processes, reconcile, teardown, units
 from testbed.parts import Part
@@ -27,10 +28,12 @@ class Builtin:
     topology: Topology
 
     def up(self, progress: Progress) -> None:
+        _need_root()
         prerequisites.ensure(progress, prerequisites.CLUSTER)
         reconcile.up(self.settings, self.topology, progress)
 
     def down(self, progress: Progress) -> None:
+        _need_root()
         teardown.down(self.settings, self.topology, progress)
 
     def load(self, progress: Progress, archives: Sequence[Path]) -> None:
@@ -67,6 +70,12 @@ class Builtin:
         log = self.settings.logs / f"{name}.log"
         where = f"pid {running[name].pid}" if name in running else "not running"
         return Part(name, name in running, f"{where}, log {log}")
+
+
+def _need_root() -> None:
+    """Namespaces, mounts and links are root's; with Docker, kind needs none of that."""
+    if os.geteuid() != 0:
+        raise errors.TestbedError("the built-in cluster needs root; become root, or start Docker to use kind instead")
 
 
 def _load_node(machine: apply.Machine, node: Node, archives: Sequence[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Kind:
         tools = ensure.ensure(self.settings, progress, ("kind",))
         with progress.task(f"delete kind cluster {self.topology.name}"):
             shell.run([tools["kind"], "delete", "cluster", "--name", self.topology.name])
-            self.settings.kubeconfig.unlink(missing_ok=True)
+            shutil.rmtree(self.settings.state, ignore_errors=True)
 
     def load(self, progress: Progress, archives: Sequence[Path]) -> None:
         tools = ensure.ensure(self.settings, progress, ("kind",))

@@ -54,11 +54,11 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; a second testbed gets its own folders unless they are given."""
     index = _index(environment.get("BERTH_TESTBED_INDEX", "0"))
     suffix = f"-{index}" if index else ""
-    home = Path(environment.get("HOME", "/root"))
+    caches = environment.get("XDG_CACHE_HOME") or f"{environment.get('HOME', '/root')}/.cache"
     return Settings(
         state=Path(environment.get("BERTH_STATE") or f"/run/berth-testbed{suffix}"),
         data=Path(environment.get("BERTH_DATA") or f"/var/lib/berth-testbed{suffix}"),
-        cache=Path(environment.get("BERTH_CACHE") or home / ".cache" / "berth"),
+        cache=Path(environment.get("BERTH_CACHE") or f"{caches}/berth"),
         index=index,
     )
 

@@ -62,6 +62,11 @@ def leftovers(name: str, root: Path = ROOT) -> list[Path]:
     return [hierarchy / name for hierarchy in hierarchies(root) if (hierarchy / name).is_dir()]
 
 
+def siblings(start: str, root: Path = ROOT) -> set[str]:
+    """Names of all top-level cgroups that begin so."""
+    return {folder.name for hierarchy in hierarchies(root) for folder in hierarchy.glob(f"{start}*") if folder.is_dir()}
+
+
 def remove(name: str, root: Path = ROOT) -> None:
     """Remove the cgroup with all below it, leaves first; one that still holds a process stays."""
     for hierarchy in hierarchies(root):

@@ -1,6 +1,7 @@
-"""Remembers the host's kernel settings before the cluster changes them, and puts them back at `down`.
+"""Remembers the host's kernel settings before a cluster changes them, and puts them back when the last one goes.
 
-kubelet and routing need some of them changed, and all of them are global to the machine.
+kubelet and routing need some of them changed, and they are global to the machine, so all testbeds share one note.
+It lies in /run on purpose: after a reboot the settings are the machine's own again, and the note is gone.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import json
 from pathlib import Path
 
 from testbed import files
-from testbed.settings import Settings
 
 ROOT = Path("/proc/sys")
+NOTE = Path("/run/berth-testbed-host.json")
 CHANGED = (
     "net/ipv4/ip_forward",
     "vm/overcommit_memory",
@@ -24,27 +25,23 @@ CHANGED = (
 )
 
 
-def remember(settings: Settings, root: Path = ROOT) -> None:
+def remember(note: Path = NOTE, root: Path = ROOT) -> None:
     """Write the values down once, before the first change; a later `up` must not overwrite them."""
-    target = _file(settings)
-    if not target.exists():
+    if not note.exists():
         found = {name: (files.read(root / name) or "").strip() for name in CHANGED}
-        files.write(target, json.dumps(found, indent=2))
+        files.write(note, json.dumps(found, indent=2))
 
 
-def restore(settings: Settings, root: Path = ROOT) -> None:
-    """Put back what differs."""
-    for name, value in remembered(settings).items():
+def restore(note: Path = NOTE, root: Path = ROOT) -> None:
+    """Put back what differs and forget it."""
+    for name, value in remembered(note).items():
         if value and (files.read(root / name) or "").strip() != value:
             with contextlib.suppress(OSError):
                 (root / name).write_text(value)
+    note.unlink(missing_ok=True)
 
 
-def remembered(settings: Settings) -> dict[str, str]:
-    """What was written down; nothing when `up` never got that far."""
-    found: dict[str, str] = json.loads(files.read(_file(settings)) or "{}")
+def remembered(note: Path = NOTE) -> dict[str, str]:
+    """What was written down; nothing when no `up` ever got that far."""
+    found: dict[str, str] = json.loads(files.read(note) or "{}")
     return found
-
-
-def _file(settings: Settings) -> Path:
-    return settings.data / "host.json"

@@ -13,6 +13,8 @@ NODE_VOLUMES = Path("/var/lib/testbed-volumes")
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 
 PAUSE_IMAGE = "localhost/berth-testbed/pause:1"
+# The beginning of every testbed's cgroup.
+CGROUP = "berth-testbed"
 CNI_PLUGINS = Path("/usr/lib/cni")
 
 # Directories that a node owns alone and shares with its pods' mount namespaces.
@@ -33,7 +35,7 @@ def cable(settings: Settings, ordinal: int) -> str:
 
 def cgroup(settings: Settings) -> str:
     """The cgroup under which everything of this testbed runs, in every hierarchy."""
-    return f"berth-testbed{settings.suffix}"
+    return f"{CGROUP}{settings.suffix}"
 
 
 def port(settings: Settings, usual: int) -> int:

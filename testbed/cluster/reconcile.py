@@ -23,7 +23,7 @@ def up(settings: Settings, topology: Topology, progress: Progress) -> None:
     """One level-based run."""
     with locked(settings):
         binaries = ensure.ensure(settings, progress, RELEASES)
-        host.remember(settings)
+        host.remember()
         pki.ensure(settings.pki, pki.identities(topology))
         texts = write_configuration(settings, topology)
         desired = units.desired(units.Inputs(settings, topology, binaries, texts))

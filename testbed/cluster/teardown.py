@@ -29,9 +29,10 @@ def down(settings: Settings, topology: Topology, progress: Progress) -> None:
             for node in topology.nodes:
                 network.remove_node(settings, node.name, node.ordinal)
             network.remove_bridge(settings)
-            host.restore(settings)
         with progress.task("cgroups, files"):
             _remove_cgroups(settings)
+            if not cgroups.siblings(layout.CGROUP):  # other testbeds still need what was changed
+                host.restore()
             for folder in (settings.data, settings.state):
                 _remove_folder(folder)
 

@@ -66,5 +66,11 @@ def test_existence_means_every_hierarchy_and_leftovers_name_the_rest(v1: Path) -
     assert [path.parent.name for path in cgroups.leftovers("bed", v1)] == ["cpuset", "systemd"]
 
 
+def test_other_testbeds_are_seen_whatever_their_number(v1: Path) -> None:
+    cgroups.ensure("bed", v1)
+    cgroups.ensure("bed2/daemons", v1)
+    assert cgroups.siblings("bed", v1) == {"bed", "bed2"}
+
+
 def test_entries_are_the_files_a_process_writes_itself_into(v2: Path) -> None:
     assert cgroups.entries("bed/daemons", v2) == [v2 / "bed" / "daemons" / "cgroup.procs"]

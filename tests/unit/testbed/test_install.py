@@ -109,12 +109,13 @@ def test_an_estimate_follows_from_what_is_done() -> None:
 
 
 def test_kernel_settings_are_remembered_once_and_put_back(tmp_path: Path) -> None:
-    where, root = settings.Settings(tmp_path, tmp_path / "d", tmp_path), tmp_path / "sys"
+    note, root = tmp_path / "note.json", tmp_path / "sys"
     for name in host.CHANGED:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("0\n")
-    host.remember(where, root)
+    host.remember(note, root)
     (root / "kernel/panic").write_text("10\n")
-    host.remember(where, root)
-    host.restore(where, root)
+    host.remember(note, root)
+    host.restore(note, root)
     assert (root / "kernel/panic").read_text() == "0"
+    assert host.remembered(note) == {}
