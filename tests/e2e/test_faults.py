@@ -107,7 +107,7 @@ FAULTS = [
         (claim("waits", storageClassName="none-such"),),
     ),
     Fault("quota exceeded", {}, "PlacementReady", r"quota.*small|small.*quota", (QUOTA,)),
-    Fault("limit range", {}, "PlacementReady", r"[Mm]aximum memory", (LIMITS,)),
+    Fault("limit range", {}, "PlacementReady", r"memory limit of 64Mi", (LIMITS,)),
     Fault("name taken", {}, "PlacementReady", r"berth-vm", (SQUATTER,)),
     Fault(
         "secret missing", {"cloudInit": {"userDataFrom": {"secret": {"name": "no-secret"}}}}, "DisksReady", r"no-secret"

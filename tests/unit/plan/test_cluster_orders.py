@@ -25,14 +25,14 @@ def test_everything_is_resolved() -> None:
     root, data, tmp = hardware.disks
     assert root.kind is DiskKind.OVERLAY
     assert root.source is not None
-    assert (root.source.folder, root.source.path) == ("/berth/images/root", "disk/root.qcow2")
+    assert (root.source.folder, root.source.path) == ("/berth/images/root", "/disk/root.qcow2")
     assert (root.size_bytes, root.boot_order) == (10 * 2**30, 1)
     assert data.kind is DiskKind.FILE
     assert data.source is not None
     assert (data.source.folder, data.source.path) == ("/berth/claims/data", "sub/disk.img")
     assert (tmp.kind, tmp.source, tmp.size_bytes) == (DiskKind.EMPTY, None, 2**30)
     assert hardware.kernel is not None
-    assert (hardware.kernel.kernel.folder, hardware.kernel.kernel.path) == ("/berth/images/kernel", "boot/vmlinuz")
+    assert (hardware.kernel.kernel.folder, hardware.kernel.kernel.path) == ("/berth/images/kernel", "/boot/vmlinuz")
     assert made.emulation is Emulation.ALWAYS
 
 

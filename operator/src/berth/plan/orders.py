@@ -69,8 +69,8 @@ def _hardware(machine: Machine, spec: VirtualMachineSpec) -> MachineOrder:
 
 
 def _file(folder: str, path: str) -> FileOrder:
-    """Paths in a volume are written with or without a leading slash; beneath its root both mean the same."""
-    return FileOrder(folder=folder, path=path.lstrip("/"))
+    """The path stays as the user wrote it, for the node's words; beneath its root a leading slash means nothing."""
+    return FileOrder(folder=folder, path=path)
 
 
 def _kernel(spec: VirtualMachineSpec) -> KernelOrder | None:
