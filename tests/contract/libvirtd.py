@@ -43,9 +43,12 @@ class Daemon:
                 subprocess.Popen(["/usr/sbin/libvirtd"], stdout=log, stderr=log, start_new_session=True)
         pods.until(_answers, 30, "libvirtd's socket")
 
-    def stop(self, signal: int) -> None:
+    def signal(self, number: int) -> None:
         for pid in _pids():
-            os.kill(pid, signal)
+            os.kill(pid, number)
+
+    def stop(self, number: int) -> None:
+        self.signal(number)
         pods.until(lambda: not _pids(), 10, "libvirtd's end")
 
 

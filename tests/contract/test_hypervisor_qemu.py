@@ -108,6 +108,21 @@ def test_a_guest_outlives_libvirtd(bench: QemuBench, daemon: libvirtd.Daemon, nu
     bench.heard(DomainEventKind.STOPPED, "shutdown")  # events came back with the connection
 
 
+def test_libvirtd_that_hangs_is_down_and_comes_back(bench: QemuBench, daemon: libvirtd.Daemon) -> None:
+    run(bench)
+    daemon.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(HypervisorDown):
+            bench.hypervisor.domain(bench.uid)  # until keepalive gives up
+        pods.until(lambda: not bench.connections[-1], 30, "the word that libvirtd is gone")
+        with pytest.raises(HypervisorDown):
+            libvirtd.within(1, lambda: bench.hypervisor.domain(bench.uid))
+    finally:
+        daemon.signal(signal.SIGCONT)
+    pods.until(lambda: bench.connections[-1], 20, "the word that libvirtd is back")
+    assert bench.hypervisor.domain(bench.uid) is not None
+
+
 def test_a_guest_agent_that_never_answers_holds_nothing_up(bench: QemuBench) -> None:
     run(bench)
     bench.wait_ready()

@@ -44,7 +44,7 @@ def build(order: Order, media: MediaFiles, taps: Mapping[str, str], host: Host) 
         cpus=machine.cpus,
         memory_bytes=machine.memory_bytes,
         boot=_boot(machine, media),
-        firmware_on_serial=not machine.vnc,
+        firmware_on_serial=not machine.vnc and machine.kernel is None,
         devices=tuple(_devices(machine, media, taps)),
     )
 

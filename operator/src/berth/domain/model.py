@@ -30,5 +30,5 @@ class Domain:
     memory_bytes: int
     boot: DirectBoot | None
     firmware_on_serial: bool
-    """BIOS and boot loader talk on the serial console: there is no screen."""
+    """BIOS and boot loader talk on the serial console: they have something to say, and there is no screen."""
     devices: tuple[Device, ...]
