@@ -32,8 +32,10 @@ class BerthWatch:
         self._some = asyncio.Event()
 
     def wait_for(self, pod_uid: str, uid: str) -> None:
+        """Instead of what was waited for on the machine's behalf before."""
         now = asyncio.get_running_loop().time()
         if pod_uid not in self._waiting:
+            self.forget(uid)
             self._waiting[pod_uid] = _Waiting(uid, now, now)
             self._some.set()
 

@@ -31,7 +31,10 @@ class Events:
         )
 
     def take(self, event: DomainEvent) -> None:
-        machine = self._machines.add(event.uid)
+        ends = event.kind in (DomainEventKind.SHUTDOWN, DomainEventKind.STOPPED)
+        machine = self._machines.get(event.uid) if ends else self._machines.add(event.uid)
+        if machine is None:
+            return  # the end of one that was forgotten already
         match event.kind:
             case DomainEventKind.CRASHED:
                 machine.ended.panicked = True
@@ -41,6 +44,8 @@ class Events:
                 machine.ended.stopped = event.detail
             case DomainEventKind.AGENT:
                 machine.agent_channel = event.detail == "connected"
+                if machine.info is not None and not machine.agent_channel:
+                    machine.info = machine.info.model_copy(update={"agent_connected": False})
             case (
                 DomainEventKind.STARTED | DomainEventKind.SUSPENDED | DomainEventKind.RESUMED | DomainEventKind.REBOOTED
             ):

@@ -48,8 +48,8 @@ class GuestInfos:
             except BerthError as error:
                 _log.debug("no guest info", extra={"uid": machine.uid, "error": str(error)})
                 return
-        if info.agent_connected and machine.agent_channel is None:
-            machine.agent_channel = True
+        if machine.agent_channel is None:
+            machine.agent_channel = info.agent_connected
         if machine.guest is not None and info != (machine.info or GuestInfo()):
             machine.info = info
             self._ring(machine.uid)

@@ -92,7 +92,7 @@ class Machine:
     def new_start(self) -> None:
         """What was known of the last guest's end does not count for the one that is being made."""
         self.ended = Ended()
-        self.pressed_at = self.resumed_at = None
+        self.pressed_at = self.resumed_at = self.left_at = None
         self.info, self.agent_channel, self.told = None, None, False
 
 

@@ -115,11 +115,12 @@ class Reconciler:
             return  # no fault of the machine's: what is gathered next says that nothing is known
         known = isinstance(cause, BerthError | TimeoutError)
         reason = cause.reason if isinstance(cause, BerthError) else "TimedOut" if known else "InternalError"
-        machine.failures += 1
+        before, machine.failures = machine.failure, machine.failures + 1
         machine.failure = Failure(failed.step, reason, str(cause) or type(cause).__name__)
         machine.retry_at = self._time() + _retry(cause, machine.failures)
         extra = _names(machine, step=type(failed.step).__name__, reason=reason, error=str(cause))
-        _log.warning("step failed", extra=extra, exc_info=None if known else cause)
+        level = logging.DEBUG if before == machine.failure else logging.WARNING  # the same again is no news
+        _log.log(level, "step failed", extra=extra, exc_info=None if known else cause)
         self._metrics.failures.labels(type(failed.step).__name__, reason).inc()
 
     def _started(self, machine: Machine) -> None:
@@ -186,6 +187,7 @@ class Reconciler:
             return
         for place in machine.places.values():
             place.close()
+        self._watch.forget(machine.uid)
         self._machines.drop(machine.uid)
         self._hub.gone(machine.uid)
         _log.info("gone", extra=_names(machine))
