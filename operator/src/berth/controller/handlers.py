@@ -28,6 +28,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{GROUP}")
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"kopf.{GROUP}")
     settings.queueing.idle_timeout = 1.0
+    settings.queueing.exit_timeout = 0.5
     settings.watching.inactivity_timeout = 120
     settings.networking.error_backoffs = (0.2, 0.5, 1, 2, 3)
     return settings

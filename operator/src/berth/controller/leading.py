@@ -63,26 +63,31 @@ class Leading:
         self._labels: dict[str, str] = {}
         self._uids: dict[str, Key] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Task[None]] = []
         self.ready = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until told to stop; an error in any part ends all, and the process with it."""
         async with asyncio.TaskGroup() as group:
-            background = [
+            self._background += [
                 group.create_task(self._berths.run(), name="berths"),
                 group.create_task(self._agent_pods.run(), name="agents"),
                 group.create_task(self._teller.run(), name="teller"),
             ]
             await self._berths.synced.wait()  # a machine is judged only when its berth, if any, is known
             await self._agent_pods.synced.wait()
-            background.append(group.create_task(self._queue.run(), name="queue"))
-            background.append(group.create_task(self._sweep(), name="sweep"))
-            watching = group.create_task(handlers.watch_machines(self.machine_bell, stop, self.ready), name="kopf")
-            await watching
-            stop.set()  # kopf ends in order on signals only, and it has taken them over from main.py
-            for task in background:
-                task.cancel()
+            self._background.append(group.create_task(self._queue.run(), name="queue"))
+            self._background.append(group.create_task(self._sweep(), name="sweep"))
+            await group.create_task(handlers.watch_machines(self.machine_bell, stop, self.ready), name="kopf")
+            stop.set()  # kopf ends in order on signals only
+            await self.halt()
         await self._agents.close()
+
+    async def halt(self) -> None:
+        """Not one more write, as soon as this returns; kopf may take its time to end."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     # bells
 

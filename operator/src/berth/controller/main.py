@@ -28,6 +28,7 @@ from berth.errors import BerthError, InvalidSpec
 
 AUTHORITY_SECONDS: Final = 1.0
 LOST_LEASE: Final = 3
+KOPF_SECONDS: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -57,12 +58,12 @@ class Replica:
         failed = next((t.exception() for t in done if t is not stopped and t.exception()), None)
         if failed is not None:
             _log.error("a part of the controller failed", exc_info=failed)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.wait(parts[1:]), timeout=5)
+        if self._leading is not None:
+            await self._leading.halt()
+        await self._leader.release()  # another may lead while kopf takes its time to end
+        await asyncio.wait(parts[1:], timeout=KOPF_SECONDS)
         for part in parts:
             part.cancel()
-        if code == 0:
-            await self._leader.release()
         return code
 
     async def _lead(self) -> None:
@@ -74,9 +75,20 @@ class Replica:
             acquiring.cancel()
             return
         keeping = asyncio.create_task(self._keep())
-        self._leading = Leading(self._settings, self._kube, await self._ensure())
-        await self._leading.run(self.stop)
-        keeping.cancel()
+        leading = self._leading = Leading(self._settings, self._kube, await self._ensure())
+        signals = asyncio.create_task(self._take_signals_back(leading))
+        await leading.run(self.stop)
+        for task in (keeping, signals):
+            task.cancel()
+
+    async def _take_signals_back(self, leading: Leading) -> None:
+        """kopf has taken the signals over when it is ready; ours end it too, and everything else first."""
+        await leading.ready.wait()
+        self.listen_to_signals()
+
+    def listen_to_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
 
     async def _keep(self) -> None:
         """Another may lead from now on: not one more write from here."""
@@ -115,9 +127,7 @@ class Replica:
 async def _main(settings: Settings) -> int:
     kube = Kube.connect()
     replica = Replica(settings, kube)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, replica.stop.set)
+    replica.listen_to_signals()
     gc.freeze()  # what is imported stays: no collection needs to look at it
     try:
         return await replica.run()
