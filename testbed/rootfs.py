@@ -62,15 +62,14 @@ def ensure(where: settings.Settings | None = None) -> Iterator[Path]:
     [archive] = images.ensure([IMAGE.name], where, [IMAGE])
     folder = where.cache / "rootfs" / archive.stem
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder, fcntl.LOCK_EX):
-        if not folder.is_dir():
-            partial = folder.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            images_archive.unpack(archive, partial)
-            partial.rename(folder)
-    _forget_others(folder)
-    with _lock(folder, fcntl.LOCK_SH):
-        yield folder
+    while True:  # shared from the look to the end: nobody waits for those who use it, nobody takes it away
+        with _lock(folder, fcntl.LOCK_SH):
+            if folder.is_dir():
+                _forget_others(folder)
+                yield folder
+                return
+        with _lock(folder, fcntl.LOCK_EX):
+            _unpack(archive, folder)
 
 
 def argv(root: Path, command: Sequence[str], *, libvirtd: bool, where: settings.Settings) -> list[str]:
@@ -124,6 +123,15 @@ def run(command: Sequence[str], *, libvirtd: bool = False) -> int:
     with ensure(where) as root:
         words = argv(root, command, libvirtd=libvirtd, where=where)
         return subprocess.run(words, env=environment(os.environ, where), check=False).returncode
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    if folder.is_dir():
+        return
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    images_archive.unpack(archive, partial)
+    partial.rename(folder)
 
 
 def _forget_others(folder: Path) -> None:

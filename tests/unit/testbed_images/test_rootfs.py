@@ -76,6 +76,12 @@ def test_a_root_in_use_stays(where: settings.Settings, archives: list[str]) -> N
             assert second.is_dir()
 
 
+@pytest.mark.timeout(20)
+def test_two_commands_share_one_root_without_waiting(where: settings.Settings, archives: list[str]) -> None:
+    with rootfs.ensure(where) as first, rootfs.ensure(where) as second:
+        assert first == second
+
+
 def test_guests_have_the_names_that_manifests_use() -> None:
     assert guests.references() == {
         "guest-tiny": "ghcr.io/berth-dev/guest-tiny:dev",
