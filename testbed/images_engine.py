@@ -21,7 +21,7 @@ from typing import Protocol
 from testbed import errors, images_base, images_host, shell
 
 BASE = f"docker.io/library/debian:{images_host.SUITE}-slim"
-# What scripts/prerequisites installs on a Debian-like machine so that this module works without Docker.
+# What `python -m testbed prerequisites` installs on a Debian-like machine so that this module works without Docker.
 PACKAGES = ("buildah", "mmdebstrap", "debian-archive-keyring", "ca-certificates")
 
 _REGISTRY = "https://registry-1.docker.io/v2/"

@@ -42,6 +42,7 @@ CLUSTER = (
 IMAGES = (
     Need("buildah", "buildah", "building images without Docker"),
     Need("mmdebstrap", "mmdebstrap", "base images without a registry"),
+    Need("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring", "base images without a registry"),
 )
 
 

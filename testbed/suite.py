@@ -19,6 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from testbed import backend, prerequisites
+from testbed.progress import Progress
+
 RESULTS = Path("build/results")
 
 
@@ -114,6 +117,13 @@ def summary(results: list[Result], missing: list[Stage], console: Console) -> No
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
 
 
+def prepare() -> None:
+    """What the stages with real parts run: Debian packages that are missing. With Docker, its images bring them."""
+    if not backend.docker_works():
+        with Progress() as progress:
+            prerequisites.ensure(progress, (*prerequisites.CLUSTER, *prerequisites.IMAGES))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     names = ", ".join(s.name for s in STAGES)
@@ -127,6 +137,8 @@ def main() -> int:
     width = None if sys.stdout.isatty() else min(140, max(100, shutil.get_terminal_size().columns))
     console = Console(width=width)
     wanted = [s for s in STAGES if not arguments.stages or s.name in arguments.stages]
+    if not {stage.name for stage in wanted} <= {"static", "unit"}:
+        prepare()
     results: list[Result] = []
     for stage in wanted:
         results.append(run(stage, console))
