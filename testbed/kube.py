@@ -86,6 +86,11 @@ class Cluster:
         """Run a command in a node's namespaces."""
         return self.testbed("node-exec", node, "--", *command, seconds=seconds)
 
+    def signal(self, node: str, signal: str, *match: str) -> None:
+        """Signal the node's processes that match, in pkill's words; nodes are told apart by their network."""
+        inside = 'exec pkill --ns $$ --nslist net "$@"'
+        self.on_node(node, "sh", "-c", inside, "sh", f"-{signal}", *match)
+
     def api(self) -> client.ApiClient:
         configuration = client.Configuration()
         config.load_kube_config(str(self.kubeconfig), client_configuration=configuration)

@@ -205,12 +205,12 @@ def test_agent_down(cluster: Cluster, make: Make) -> None:
 def test_libvirt_down(cluster: Cluster, make: Make) -> None:
     vm = make(tiny("vm"))
     node = vm.wait_up()["node"]
-    cluster.on_node(node, "pkill", "-STOP", "-x", "libvirtd")
+    cluster.signal(node, "STOP", "-x", "libvirtd")
     try:
         vm.wait_condition("AgentConnected", "False", "HypervisorDown", seconds=20)
         assert "libvirt" in vm.condition("AgentConnected")["message"]
     finally:
-        cluster.on_node(node, "pkill", "-CONT", "-x", "libvirtd")
+        cluster.signal(node, "CONT", "-x", "libvirtd")
     vm.wait_condition("AgentConnected", "True", seconds=60)
 
 

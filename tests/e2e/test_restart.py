@@ -46,7 +46,7 @@ def test_a_killed_qemu_is_told_and_started_again(cluster: Cluster, make: Make) -
     vm = make(tiny("shot"))
     status = vm.wait_up()
     uid = (vm.object() or {})["metadata"]["uid"]
-    cluster.on_node(status["node"], "pkill", "-KILL", "-f", f"qemu-system.*-uuid {uid}")
+    cluster.signal(status["node"], "KILL", "-f", f"qemu-system.*-uuid {uid}")
     wait("its end is told", lambda: vm.status().get("lastExit"), 10)
     assert vm.status()["lastExit"]["reason"] in ("QemuCrashed", "Killed")
     wait("it is started again", lambda: vm.status()["epoch"] == 2, 30)

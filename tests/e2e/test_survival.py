@@ -13,11 +13,11 @@ pytestmark = pytest.mark.disruptive
 
 
 def kill_agent(cluster: Cluster, node: str) -> None:
-    cluster.on_node(node, "pkill", "-KILL", "-f", "[b]erth.agent")
+    cluster.signal(node, "KILL", "-f", "python.* -m berth.agent")
 
 
 def kill_libvirtd(cluster: Cluster, node: str) -> None:
-    cluster.on_node(node, "pkill", "-KILL", "-x", "libvirtd")
+    cluster.signal(node, "KILL", "-x", "libvirtd")
 
 
 def delete_agent_pod(cluster: Cluster, node: str) -> None:
