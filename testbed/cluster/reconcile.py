@@ -10,7 +10,7 @@ from pathlib import Path
 
 from testbed import files
 from testbed.binaries import ensure
-from testbed.cluster import apply, configs, current, host, layout, network, pki, plan, processes, ready, units
+from testbed.cluster import apply, configs, current, desired, host, layout, network, pki, plan, processes, ready, units
 from testbed.progress import Progress
 from testbed.settings import Settings
 from testbed.topology import Topology
@@ -26,8 +26,8 @@ def up(settings: Settings, topology: Topology, progress: Progress) -> None:
         host.remember()
         pki.ensure(settings.pki, pki.identities(topology))
         texts = write_configuration(settings, topology)
-        desired = units.desired(units.Inputs(settings, topology, binaries, texts))
-        steps = plan.plan(desired, topology.nodes, current.gather(settings, topology))
+        wanted = desired.units(units.Inputs(settings, topology, binaries, texts))
+        steps = plan.plan(wanted, topology.nodes, current.gather(settings, topology))
         apply.apply(machine(settings, topology, binaries, progress), steps)
 
 
