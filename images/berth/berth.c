@@ -96,9 +96,10 @@ static void drop_peer(int *fd)
     *fd = -1;
 }
 
+/* ECONNRESET is said once when a peer left without reading all it was sent; what it said itself is read after that. */
 static bool would_block(void)
 {
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNRESET;
 }
 
 /* ---- console output: peer -> ring -> stdout ---- */
@@ -208,11 +209,12 @@ static void input_write(void)
 
 /* ---- the agent ---- */
 
-/* An agent that does not read its few short lines is hung up on: it will connect again. */
+/* An agent that does not read its few short lines is hung up on: it will connect again. One that has gone may have said
+ * something before it went, so reading decides when it is gone. */
 static void control_send(const char *text)
 {
     size_t length = strlen(text);
-    if (control >= 0 && send(control, text, length, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)length)
+    if (control >= 0 && send(control, text, length, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)length && errno != EPIPE)
         drop_peer(&control);
 }
 

@@ -150,6 +150,17 @@ def test_last_words_of_the_guest_are_read_after_it_hung_up(berth: Running) -> No
     assert berth.read(20) == b"reboot: Power down\r\n"
 
 
+def test_last_words_survive_a_guest_that_died_with_keystrokes_unread(berth: Running) -> None:
+    guest = berth.guest()
+    os.write(berth.terminal, b"unread")
+    pods.until(lambda: guest.recv(6, socket.MSG_PEEK) == b"unread")
+    berth.process.send_signal(signal.SIGSTOP)
+    guest.sendall(b"Kernel panic")
+    guest.close()
+    berth.process.send_signal(signal.SIGCONT)
+    assert berth.read(12) == b"Kernel panic"
+
+
 def test_exit_code_comes_from_the_agent_and_output_is_flushed(berth: Running) -> None:
     guest, agent = berth.guest(), berth.agent()
     guest.sendall(b"z" * 3000)
