@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed import settings, topology
-from testbed.cluster import plan, units
+from testbed.cluster import desired, plan, units
 from testbed.cluster.current import Facts
 from testbed.cluster.processes import Running
 
@@ -19,15 +19,15 @@ TOOLS = (
 ALL_NODES = frozenset(node.name for node in SHAPE.nodes)
 
 
-def desired() -> tuple[units.Unit, ...]:
+def wanted() -> tuple[units.Unit, ...]:
     where = settings.Settings(Path("/s"), Path("/d"), Path("/c"))
     binaries = {tool: Path(f"/c/bin/x/{tool}") for tool in TOOLS}
     parts = [f"{part}@{node.name}" for node in SHAPE.nodes for part in units.NODE_COMPONENTS]
-    return units.desired(units.Inputs(where, SHAPE, binaries, dict.fromkeys([*parts, "dns"], "text")))
+    return desired.units(units.Inputs(where, SHAPE, binaries, dict.fromkeys([*parts, "dns"], "text")))
 
 
 def facts(*without: str, nodes: frozenset[str] = ALL_NODES, **digests: str) -> Facts:
-    running = {u.name: Running(7, u.digest) for u in desired() if u.name not in without}
+    running = {u.name: Running(7, u.digest) for u in wanted() if u.name not in without}
     running |= {name.replace("_", "-"): Running(8, digest) for name, digest in digests.items()}
     return Facts(running, nodes, ALL_NODES)
 
@@ -36,7 +36,7 @@ NOTHING = Facts({}, frozenset(), frozenset())
 
 
 def steps(found: Facts) -> tuple[plan.Step, ...]:
-    return plan.plan(desired(), SHAPE.nodes, found)
+    return plan.plan(wanted(), SHAPE.nodes, found)
 
 
 def names(found: Facts) -> list[str]:
@@ -45,7 +45,7 @@ def names(found: Facts) -> list[str]:
 
 
 def test_the_names_of_units_are_known_without_making_them() -> None:
-    assert {unit.name for unit in desired()} == set(units.names(SHAPE))
+    assert {unit.name for unit in wanted()} == set(units.names(SHAPE))
 
 
 def test_a_healthy_cluster_only_repeats_what_is_harmless() -> None:
