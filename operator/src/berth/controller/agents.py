@@ -164,7 +164,7 @@ class Agents:
             ) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise AgentDown(f"the agent of node {link.node} does not answer: {error!r}") from error
+            raise AgentDown(f"the agent of node {link.node} does not answer: {_why(error)}") from error
         if response.status < 300:
             return text
         refusal = _refusal(text, response.status)
@@ -187,7 +187,7 @@ class Agents:
                 await self._follow(link)
                 error = "it closed the stream"
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
-                error = str(problem) or type(problem).__name__
+                error = _why(problem)
             failures = 0 if link.connected else failures + 1
             self._lost(link, error)
             await asyncio.sleep(retry_seconds(failures, first=0.2, longest=3))
@@ -255,6 +255,19 @@ class Agents:
         if was or changed:
             _log.warning("agent not connected", extra={"node": link.node, "error": error})
             self._on_node(link.node, None)
+
+
+def _why(error: Exception) -> str:
+    """The cause in words that stay the same at every try: they become a condition's message."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.strerror or "it cannot be reached"
+    if isinstance(error, TimeoutError):
+        return f"it has been silent for {SILENT_SECONDS:.0f} s"
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return "it broke the connection off"
+    return str(error) or type(error).__name__
 
 
 def _host(address: str) -> str:

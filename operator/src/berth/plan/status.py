@@ -19,6 +19,10 @@ from berth.plan.place import last_node, occupied
 from berth.plan.world import Object, World, format_time, frozen_spec
 
 
+MESSAGE_CHARS: Final = 4096
+"""Others' words are part of messages: no longer than this, so that no status is ever refused or heavy."""
+
+
 def status(world: World, history: History, verdict: Verdict) -> VirtualMachineStatus:
     """What the VirtualMachine says of itself from now on."""
     seen = conditions.scene(world, history, verdict)
@@ -27,7 +31,7 @@ def status(world: World, history: History, verdict: Verdict) -> VirtualMachineSt
     berth, living = world.berth, seen.place not in (Place.NONE, Place.OVER)
     return VirtualMachineStatus(
         phase=phase,
-        message=conditions.summary(seen, found, phase),
+        message=conditions.summary(seen, found, phase)[:MESSAGE_CHARS],
         observed_generation=world.machine.generation,
         node=_node(world, living),
         ip=berth.ip if berth is not None and living else None,
@@ -79,7 +83,7 @@ def _stamp(world: World, found: list[Finding]) -> list[Condition]:
             type=f.type.value,
             status=f.status,
             reason=f.reason,
-            message=f.message,
+            message=f.message[:MESSAGE_CHARS],
             observed_generation=world.machine.generation,
             last_transition_time=_since(old.get(f.type.value), f, now),
         )
