@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -31,8 +32,11 @@ def now() -> datetime.datetime:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """Below the ports that the kernel gives to whoever connects: nobody takes it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @dataclass
