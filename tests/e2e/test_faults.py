@@ -207,7 +207,7 @@ def test_libvirt_down(cluster: Cluster, make: Make) -> None:
     node = vm.wait_up()["node"]
     cluster.signal(node, "STOP", "-x", "libvirtd")
     try:
-        vm.wait_condition("AgentConnected", "False", "HypervisorDown", seconds=20)
+        vm.wait_condition("AgentConnected", "False", "HypervisorDown", seconds=12)
         assert "libvirt" in vm.condition("AgentConnected")["message"]
     finally:
         cluster.signal(node, "CONT", "-x", "libvirtd")
