@@ -22,7 +22,7 @@ LONGEST_PAUSE: Final = 3.0
 FIRST_TRY_PATIENCE: Final = 3.0
 """Seconds that a caller waits for the very first attempt: an agent that starts beside libvirtd is not told "down"."""
 KEEPALIVE_INTERVAL: Final = 1
-"""Seconds; with the count below a libvirtd that hangs is given up after four, so that the machine says so within ten."""
+"""Seconds; with the count below a libvirtd that hangs is given up after four: the machine says so within ten."""
 KEEPALIVE_COUNT: Final = 3
 _CLOSED: Final = ("an error", "end of file", "keepalive timeout", "our own request")
 
