@@ -148,13 +148,15 @@ class Scene:
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def until(self, condition: Callable[[], object], seconds: float = 120, what: str = "it") -> float:
+    async def until(
+        self, condition: Callable[[], object], seconds: float = 120, what: str = "it", *, step: float = 0.005
+    ) -> float:
         """Wait in virtual time; how long it took."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
         while not condition():
             assert loop.time() - begin < seconds, f"{what} did not happen in {seconds} s; log: {self.node.log}"
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(step)
         return loop.time() - begin
 
     async def state(self, wanted: GuestState, number: int = 1, seconds: float = 120) -> Report:

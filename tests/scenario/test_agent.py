@@ -215,6 +215,31 @@ def test_without_its_berth_a_guest_has_no_right_to_run() -> None:
     play(story)
 
 
+def test_a_berth_that_went_while_the_agent_was_away_is_found_lost_soon() -> None:
+    async def story(scene: Scene) -> None:
+        await scene.running()
+        await scene.kill_agent()
+        scene.node.pods.pop(pod())
+        await scene.start_agent()
+        await scene.until(scene.clean, seconds=3)
+
+    play(story)
+
+
+def test_a_berth_that_is_to_end_in_the_middle_of_a_start_ends_without_a_boot() -> None:
+    async def story(scene: Scene) -> None:
+        scene.node.start_pod(pod())
+        await scene.start_agent()
+        await scene.order(order())
+        await scene.until(lambda: "create_paused" in scene.log, step=0.0002)
+        scene.node.terminate_pod(pod())
+        await scene.gone(seconds=5)
+        assert scene.node.exits == {pod(): 0}
+        assert "resume" not in scene.log
+
+    play(story)
+
+
 def test_a_berth_that_is_not_found_once_is_not_lost() -> None:
     async def story(scene: Scene) -> None:
         await scene.running()

@@ -17,7 +17,7 @@ from berth.domain import build, host, metadata, xml
 from berth.domain.observed import StartRecord
 from berth.effects.ports import Berth
 from berth.errors import BerthError, HostFault, Unavailable
-from berth.plan import steps
+from berth.plan import gathered, steps
 from berth.plan.gathered import Gathered
 from berth.plan.steps import Step
 
@@ -58,8 +58,14 @@ class Applier:
     async def apply(
         self, machine: Machine, g: Gathered, plan: tuple[Step, ...], facts: NodeFacts, doing: Callable[[Step], None]
     ) -> None:
-        """All steps; StepFailed at the first that fails, when nothing of the plan is under way any more."""
+        """All steps; StepFailed at the first that fails, when nothing of the plan is under way any more.
+
+        A berth that wants to end meanwhile ends the plan: a guest that never ran need not be asked to shut down.
+        """
+        pod = gathered.pod(g)
         for group in groups(plan):
+            if pod is not None and machine.place(pod).shutdown_asked != g.shutdown_asked:
+                return
             doing(group[-1])
             taken = await asyncio.gather(
                 *(self._timed(machine, g, step, facts) for step in group), return_exceptions=True

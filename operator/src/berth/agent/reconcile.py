@@ -163,7 +163,8 @@ class Reconciler:
         elif waits is not None and waits.what is Awaited.BERTH and machine.order is not None:
             self._await_berth(machine, waits.seconds)
         else:
-            self._ring(machine.uid, waits.seconds if waits is not None else QUIET_SECONDS)
+            quiet = gather.SURE_SECONDS if _unsure(g) else QUIET_SECONDS
+            self._ring(machine.uid, min(waits.seconds, quiet) if waits is not None else quiet)
 
     def _await_berth(self, machine: Machine, seconds: float) -> None:
         order = machine.order
@@ -199,6 +200,13 @@ class Reconciler:
     @staticmethod
     def _time() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _unsure(g: Gathered) -> bool:
+    """Whether the berth of a guest was missed, and not for long enough to be called lost."""
+    proven = {g.guest.order.berth.pod_uid} if g.guest is not None else set()
+    proven |= {g.record.pod_uid} if g.record is not None else set()
+    return g.hypervisor and bool(proven - g.present - g.lost)
 
 
 def _retry(cause: Exception, failures: int) -> float:
