@@ -39,13 +39,13 @@ class Kube:
         self._session = aiohttp.ClientSession(connector=connector, json_serialize=_dumps)
 
     @classmethod
-    def connect(cls) -> Kube:
-        """From the pod's ServiceAccount, else from KUBECONFIG. Inside a running event loop."""
+    def connect(cls, kubeconfig: str | None = None) -> Kube:
+        """From the pod's ServiceAccount, else from this file, else from KUBECONFIG. Inside a running event loop."""
         configuration = kubernetes.client.Configuration()
         try:
             kubernetes.config.load_incluster_config(client_configuration=configuration)
         except kubernetes.config.ConfigException:
-            kubernetes.config.load_kube_config(client_configuration=configuration)
+            kubernetes.config.load_kube_config(kubeconfig, client_configuration=configuration)
         context = ssl.create_default_context(cafile=configuration.ssl_ca_cert) if configuration.verify_ssl else None
         if context is not None and configuration.cert_file:
             context.load_cert_chain(configuration.cert_file, configuration.key_file)

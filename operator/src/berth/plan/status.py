@@ -18,7 +18,6 @@ from berth.plan.phases import Life, Place
 from berth.plan.place import last_node, occupied
 from berth.plan.world import Object, World, format_time, frozen_spec
 
-
 MESSAGE_CHARS: Final = 4096
 """Others' words are part of messages: no longer than this, so that no status is ever refused or heavy."""
 
