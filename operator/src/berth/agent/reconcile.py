@@ -17,7 +17,7 @@ from berth.agent.machines import Machine, Machines
 from berth.agent.metrics import Metrics
 from berth.agent.reports import Hub
 from berth.agent.world import World
-from berth.api.order import NodeFacts, Report
+from berth.api.order import GuestState, NodeFacts, Report
 from berth.errors import BerthError, HypervisorDown, InvalidSpec, Unavailable
 from berth.plan import backoff, gathered, report, steps
 from berth.plan import machine as planner
@@ -37,6 +37,8 @@ KEEP_FATE_SECONDS: Final = 600.0
 """How long the fate of a guest is kept for a controller that does not listen."""
 NO_BERTH_SECONDS: Final = 3600.0
 """An order whose berth never came is forgotten after this; a controller that still wants it sends it again."""
+
+_NOTABLE: Final = (GuestState.STOPPING, GuestState.ENDED)
 
 _log = logging.getLogger(__name__)
 
@@ -139,17 +141,20 @@ class Reconciler:
             return  # what was said last, of a guest that ended, stays said until the machine is forgotten
         pod = gathered.pod(g)
         place = machine.places.get(pod) if pod is not None else None
+        before = self._hub.report(machine.uid)
         progress = Progress(
             plan=plan,
             doing=doing,
             failure=machine.failure,
             files_ready=place is not None and place.files is not None,
             guest=machine.info,
-            before=self._hub.report(machine.uid),
+            before=before,
         )
         told = report.report(g, progress)
         if told is not None and self._hub.publish(told):
             machine.told = False
+            if before is None or before.state is not told.state:
+                _log_state(machine, told)
 
     def _settle(self, machine: Machine, g: Gathered, plan: Plan, delay: float | None) -> None:
         """When to look again, and whether the machine can be forgotten."""
@@ -200,6 +205,12 @@ class Reconciler:
     @staticmethod
     def _time() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _log_state(machine: Machine, told: Report) -> None:
+    level = logging.INFO if told.state in _NOTABLE else logging.DEBUG
+    fate = {"reason": told.fate.reason.value, "error": told.fate.message} if told.fate is not None else {}
+    _log.log(level, "state", extra=_names(machine, state=told.state.value, **fate))
 
 
 def _unsure(g: Gathered) -> bool:
