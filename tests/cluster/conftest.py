@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -118,8 +120,16 @@ class Space:
         return str(self.get(name)["status"]["podIP"])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def alone() -> Iterator[None]:
+    """Two runs of these tests on one machine would take down each other's testbeds: the second waits for the first."""
+    with (Path(tempfile.gettempdir()) / "berth-cluster-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
+def bed(alone: None) -> Iterator[Bed]:
     """Up before the first test with the test tools loaded, down after the last."""
     made = Bed(1)
     made.run("up", seconds=1800)  # the first time, the programs are fetched or built
