@@ -192,8 +192,12 @@ class Applier:
             raise Unavailable(
                 "there is no line to the berth to tell it that the guest ended", reason="BerthUnreachable"
             )
-        async with asyncio.timeout(EXIT_TIMEOUT):
-            await place.link.exit(code, note)
+        try:
+            async with asyncio.timeout(EXIT_TIMEOUT):
+                await place.link.exit(code, note)
+        except TimeoutError as error:
+            message = f"the berth took no word for {EXIT_TIMEOUT:.0f} s; it is told again"
+            raise Unavailable(message, reason="BerthUnreachable") from error
         place.exit_told_at = asyncio.get_running_loop().time()
 
     async def _clean_up(self, machine: Machine) -> None:

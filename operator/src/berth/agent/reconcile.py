@@ -115,8 +115,8 @@ class Reconciler:
         if isinstance(cause, HypervisorDown):
             machine.retry_at = self._time()
             return  # no fault of the machine's: what is gathered next says that nothing is known
-        known = isinstance(cause, BerthError | TimeoutError)
-        reason = cause.reason if isinstance(cause, BerthError) else "TimedOut" if known else "InternalError"
+        known = isinstance(cause, BerthError)
+        reason = cause.reason if isinstance(cause, BerthError) else "InternalError"
         before, machine.failures = machine.failure, machine.failures + 1
         machine.failure = Failure(failed.step, reason, str(cause) or type(cause).__name__)
         machine.retry_at = self._time() + _retry(cause, machine.failures)
