@@ -89,6 +89,8 @@ FAULTS: list[tuple[str, World, str, str, str]] = [
      "QuotaNeedsLimits", "LimitRange"),
     ("limit range", refused("maximum memory usage per Container is 64Mi, but request is 200Mi"), "PlacementReady",
      "LimitRangeViolation", "64Mi"),
+    ("limit of a range", refused("Pod is invalid: must be less than or equal to memory limit of 64Mi", 422),
+     "PlacementReady", "LimitRangeViolation", "limit of 64Mi"),
     ("pod security", refused('violates PodSecurity "restricted:latest"'), "PlacementReady", "PodSecurityViolation",
      "enforce"),
     ("priority class", refused("no PriorityClass with name high was found"), "PlacementReady",

@@ -14,7 +14,7 @@ from berth.api.order import GuestState, Order
 from berth.api.virtualmachine import Power
 from berth.outcome import Wait
 from berth.plan import backoff, berthpod, history, orders, pending
-from berth.plan.conditions import AGENT_GRACE
+from berth.plan.conditions import AGENT_GRACE, HYPERVISOR_GRACE
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict
 from berth.plan.phases import UNKNOWN_AFTER, Life, Place, life, place
 from berth.plan.place import occupied
@@ -227,7 +227,7 @@ def _moments(world: World, past: History, verdict: Verdict) -> list[datetime]:
         if agent.silent_since is not None:
             found += [agent.silent_since + AGENT_GRACE, agent.silent_since + UNKNOWN_AFTER]
         if agent.hypervisor_down_since is not None:
-            found.append(agent.hypervisor_down_since + AGENT_GRACE)
+            found.append(agent.hypervisor_down_since + HYPERVISOR_GRACE)
     return found
 
 

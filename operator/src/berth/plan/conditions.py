@@ -21,7 +21,9 @@ from berth.plan.place import blocker, occupied, overdue
 from berth.plan.world import World, format_time
 
 AGENT_GRACE: Final = timedelta(seconds=5)
-"""An agent or libvirtd that is back so soon was never missed: a rollout takes less."""
+"""An agent that is back so soon was never missed: a rollout takes less."""
+HYPERVISOR_GRACE: Final = timedelta(seconds=3)
+"""The same for libvirtd, which its agent has missed for some seconds already when it says so."""
 
 _T: Final = ConditionType
 _S: Final = ConditionStatus
@@ -153,7 +155,7 @@ def _agent(seen: Scene) -> Finding:
     if agent is None or berth is None or berth.node is None or seen.place is Place.OVER:
         return _not_yet(kind, "NotPlaced", "The machine has no node.", _S.UNKNOWN)
     down = agent.hypervisor_down_since
-    if agent.connected and down is not None and world.now - down >= AGENT_GRACE:
+    if agent.connected and down is not None and world.now - down >= HYPERVISOR_GRACE:
         said = f": {agent.facts.hypervisor_message}" if agent.facts and agent.facts.hypervisor_message else ""
         message = f"libvirtd on node {agent.node} does not answer{said}. A running guest goes on."
         return _problem(kind, "HypervisorDown", f"{message} Next: see the libvirt container of the agent pod there.")

@@ -32,7 +32,7 @@ REFUSALS: Final[Rows] = (
     (r"exceeded quota", "QuotaExceeded", "free some of the quota, raise it, or make the machine smaller"),
     (r"failed quota.*must specify", "QuotaNeedsLimits", "give the namespace a LimitRange with defaults for these"),
     (
-        r"(maximum|minimum) .* per (Pod|Container)|LimitRange|ratio per (Pod|Container)",
+        r"(maximum|minimum) .* per (Pod|Container)|ratio per (Pod|Container)|less than or equal to (memory|cpu) limit",
         "LimitRangeViolation",
         "change spec.memory.size or spec.cpu, or the namespace's LimitRange",
     ),
