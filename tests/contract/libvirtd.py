@@ -102,13 +102,13 @@ class Bench:
     def wait_ready(self) -> None:
         """A guest in memory is up at once."""
 
-    def heard(self, kind: DomainEventKind, detail: str | None = None, seconds: float = 20) -> None:
+    def heard(self, kind: DomainEventKind, detail: str | None = None, seconds: float = 60) -> None:
         def match() -> bool:
             return any(e.uid == self.uid and e.kind is kind and detail in (None, e.detail) for e in list(self.events))
 
         pods.until(match, seconds, f"event {kind.value} {detail or ''} (came: {self.events})")
 
-    def gone(self, seconds: float = 20) -> None:
+    def gone(self, seconds: float = 60) -> None:
         pods.until(lambda: self.hypervisor.domain(self.uid) is None, seconds, "the domain's end")
 
     def close(self) -> None:

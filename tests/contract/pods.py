@@ -32,7 +32,7 @@ def until(condition: Callable[[], object], seconds: float = 5.0, what: str = "th
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true within {seconds} s"
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def binary(name: str, folder: Path, *defines: str) -> Path:
