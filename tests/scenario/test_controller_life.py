@@ -50,6 +50,7 @@ def test_off_and_on_again() -> None:
     assert not world.guests
     assert world.status["lastExit"]["reason"] == "ShutDown"
     assert "node" not in world.status
+    assert world.cluster.writes[4:] == ["status", "delete", "status", "status"]
     before = len(world.cluster.writes)
     world.restart_controller()
     world.settle(30)

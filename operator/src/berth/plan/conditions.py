@@ -55,7 +55,7 @@ class Scene:
 
 
 def scene(world: World, history: History, verdict: Verdict) -> Scene:
-    return Scene(world, history, verdict, _cause(world, verdict), place(world.berth), life(world))
+    return Scene(world, history, verdict, _cause(world, verdict), place(world.berth, history.ending), life(world))
 
 
 def findings(seen: Scene) -> list[Finding]:

@@ -47,12 +47,13 @@ class Life(enum.Enum):
 _COMING: Final = frozenset({GuestState.WAITING, GuestState.PREPARING, GuestState.STARTING})
 
 
-def place(pod: Pod | None) -> Place:
+def place(pod: Pod | None, ending: int | None = None) -> Place:
+    """``ending``: the start that is being ended, whose berth is about to be deleted."""
     if pod is None:
         return Place.NONE
     if pod.terminal:
         return Place.OVER
-    if pod.deleted is not None:
+    if pod.deleted is not None or (pod.node is not None and pod.epoch == ending):
         return Place.LEAVING
     if pod.node is None:
         return Place.WAITING
@@ -122,9 +123,9 @@ def resting(verdict: Verdict) -> Phase:
     assert_never(verdict)
 
 
-def phase(world: World, verdict: Verdict) -> Phase:
+def phase(world: World, verdict: Verdict, ending: int | None = None) -> Phase:
     """The one word for what was observed."""
-    where = place(world.berth)
+    where = place(world.berth, ending)
     if where is Place.OVER and isinstance(verdict, StayOff):
         return Phase.STOPPING  # the ended berth is being removed
     if where in (Place.NONE, Place.OVER):

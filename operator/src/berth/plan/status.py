@@ -25,7 +25,7 @@ MESSAGE_CHARS: Final = 4096
 def status(world: World, history: History, verdict: Verdict) -> VirtualMachineStatus:
     """What the VirtualMachine says of itself from now on."""
     seen = conditions.scene(world, history, verdict)
-    phase = phases.phase(world, verdict)
+    phase = phases.phase(world, verdict, history.ending)
     found = conditions.findings(seen)
     berth, living = world.berth, seen.place not in (Place.NONE, Place.OVER)
     return VirtualMachineStatus(
@@ -118,6 +118,8 @@ def urgency(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> Urge
     if new.phase in _UNDERWAY and (old is None or old.phase in (*_UNDERWAY, Phase.STOPPED, Phase.FAILED)):
         answered = old is not None and old.observed_generation != new.observed_generation and old.epoch > 0
         return Urgency.NOW if answered and old is not None and old.phase not in _UNDERWAY else Urgency.HELD
+    if old is not None and old.phase is new.phase is Phase.STOPPING and old.last_exit == new.last_exit:
+        return Urgency.HELD
     if old is not None and _same_words(old, new) and old.observed_generation == new.observed_generation:
         return Urgency.HELD
     return Urgency.NOW
