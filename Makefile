@@ -29,13 +29,13 @@ test: setup ## every test: check, contract, cluster, end to end (installs what i
 	@$(RUN) python -m testbed.suite
 
 contract: setup ## tests against real libvirt and QEMU in the agent's image
-	@$(RUN) python -m testbed.suite contract
+	@$(RUN) python -m testbed.suite build contract
 
 cluster-test: setup ## tests of the built-in cluster
-	@$(RUN) python -m testbed.suite cluster
+	@$(RUN) python -m testbed.suite build cluster
 
 e2e: setup ## end-to-end tests with real guests on the cluster
-	@$(RUN) python -m testbed.suite e2e survival
+	@$(RUN) python -m testbed.suite build install e2e survival
 
 static: setup
 	@$(RUN) ruff format --check .

@@ -39,13 +39,21 @@ def pytest(*paths: str, options: tuple[str, ...] = (), python: str = sys.executa
     return (python, "-m", "pytest", *paths, "-q", "--junitxml={report}", *options)
 
 
+def testbed(*commands: str) -> tuple[str, ...]:
+    """Our own tools in turn until one fails: what takes minutes on a new machine comes before tests with deadlines."""
+    return ("sh", "-c", " && ".join(f"{sys.executable} -m {command}" for command in commands))
+
+
 STAGES = (
     Stage("static", "format, types, layers, generated files", ("make", "-s", "static"), reports=False),
     Stage("unit", "pure parts, goldens, scenarios in memory",
           pytest("tests/unit", "tests/golden", "tests/scenario", options=("-n", "auto"))),
+    Stage("build", "programs, images and guests",
+          testbed("testbed binaries", "testbed.images", "testbed.guests"), reports=False),
     Stage("contract", "real libvirt and QEMU in the agent's image",
           (sys.executable, "-m", "testbed.rootfs", "--", *pytest("tests/contract", python="python3"))),
     Stage("cluster", "the built-in cluster itself", pytest("tests/cluster")),
+    Stage("install", "the cluster with Berth on it", testbed("testbed up", "testbed install"), reports=False),
     Stage("e2e", "the chart on the cluster, real guests",
           pytest("tests/e2e", options=("-m", "not disruptive", "-n", "3"))),
     Stage("survival", "guests while the parts around them break", pytest("tests/e2e", options=("-m", "disruptive"))),
