@@ -30,7 +30,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 0.5
     settings.watching.inactivity_timeout = 120
-    settings.networking.error_backoffs = (0.2, 0.5, 1, 2, 3)
+    settings.networking.error_backoffs = (0.2, 0.5, 1, 2, *[3] * 1000)  # whether to give up is the lease's matter
     return settings
 
 
