@@ -52,8 +52,9 @@ func (f folders) Provision(_ context.Context, wanted controller.ProvisionOptions
 }
 
 func (f folders) describe(wanted controller.ProvisionOptions, node string) *core.PersistentVolume {
-	onNode := core.NodeSelectorTerm{MatchFields: []core.NodeSelectorRequirement{
-		{Key: "metadata.name", Operator: core.NodeSelectorOpIn, Values: []string{node}},
+	// By label: of a volume's affinity the scheduler looks at the node's labels only, and fields place pods anywhere.
+	onNode := core.NodeSelectorTerm{MatchExpressions: []core.NodeSelectorRequirement{
+		{Key: core.LabelHostname, Operator: core.NodeSelectorOpIn, Values: []string{node}},
 	}}
 	return &core.PersistentVolume{
 		ObjectMeta: meta.ObjectMeta{Name: wanted.PVName},
@@ -75,7 +76,7 @@ func (f folders) Delete(_ context.Context, volume *core.PersistentVolume) error 
 	if local == nil || affinity == nil || affinity.Required == nil || filepath.Dir(local.Path) != filepath.Clean(f.inside) {
 		return fmt.Errorf("volume %s was not made by %s", volume.Name, name)
 	}
-	node := affinity.Required.NodeSelectorTerms[0].MatchFields[0].Values[0]
+	node := affinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values[0]
 	if node == "" || strings.ContainsAny(node, "/") {
 		return fmt.Errorf("volume %s names no node", volume.Name)
 	}
