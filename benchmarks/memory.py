@@ -60,7 +60,11 @@ def probe(cluster: Cluster, node: str, pods: list[str]) -> dict[str, float]:
 def measure(cluster: Cluster, namespace: str, node: str, count: int) -> Cost:
     """Start ``count`` paused machines on one node (a paused guest touches no memory of its own) and see what grew."""
     before = probe(cluster, node, [])
-    spec: Json = {"power": "Paused", "placement": {"nodeSelector": {"kubernetes.io/hostname": node}}}
+    spec: Json = {
+        "power": "Paused",
+        "cpu": {"request": "10m"},
+        "placement": {"nodeSelector": {"kubernetes.io/hostname": node}},
+    }
     vms = [Machine(cluster, namespace, f"m{i}") for i in range(count)]
     cluster.apply(*(tiny(vm.name, **spec) for vm in vms), namespace=namespace)
     for vm in vms:
