@@ -10,7 +10,7 @@ from berth.api.order import Emulation, GuestState
 from berth.api.virtualmachine import LastExit
 from berth.plan.cluster import AddFinalizer, CreateBerth, DeleteBerth, RemoveFinalizer, SendOrder, Withdraw, plan
 from berth.plan.orders import digest, order
-from berth.plan.world import FINALIZER, World
+from berth.plan.world import FINALIZER, World, parse_time
 from tests.unit.plan.cluster_worlds import (
     CLUSTER,
     NODE,
@@ -171,8 +171,17 @@ def test_a_restart_is_asked_for_once() -> None:
     (step,) = plan(seen).steps
     assert isinstance(step, DeleteBerth)
     assert plan(seen).record
-    newer = replace(seen, pod=up(created=NOW))
-    assert steps(newer) == ["SendOrder"]
+    answer = replace(seen, pod=up(owner=seen.machine, created=parse_time("2026-03-01T11:30:00Z")))
+    assert steps(answer) == ["SendOrder"]
+
+
+def test_a_restart_asked_for_in_the_second_in_which_the_berth_is_made_is_one_restart() -> None:
+    """Kubernetes keeps creation times in whole seconds, so times cannot tell: the berth carries the request itself."""
+    asked = {"annotations": {"berth.dev/restartedAt": "2026-03-01T11:30:00.750Z"}}
+    made = parse_time("2026-03-01T11:30:00Z")
+    seen = world(machine=machine(metadata=asked), agent=agent(report()))
+    assert steps(replace(seen, pod=up(created=made))) == ["DeleteBerth"]
+    assert steps(replace(seen, pod=up(owner=seen.machine, created=made))) == ["SendOrder"]
 
 
 def test_an_exit_that_the_policy_leaves_alone_keeps_its_berth_for_the_log() -> None:

@@ -23,6 +23,7 @@ from berth.plan.world import (
     EPOCH,
     KVM_LABEL,
     MACHINE,
+    RESTARTED_AT,
     VM_LABEL,
     VM_UID_LABEL,
     Cluster,
@@ -110,6 +111,7 @@ def _metadata(machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: C
             EPOCH: str(epoch),
             EMULATION: cluster.emulation.value,
             MACHINE: freeze(spec),
+            **_restart_request(machine),
             "kubectl.kubernetes.io/default-container": CONTAINER,
         },
         "ownerReferences": [
@@ -123,6 +125,11 @@ def _metadata(machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: C
             }
         ],
     }
+
+
+def _restart_request(machine: Machine) -> dict[str, str]:
+    """The last restart request, as given: this berth is its answer (history.restart_wanted)."""
+    return {RESTARTED_AT: machine.annotations[RESTARTED_AT]} if machine.restarted_at else {}
 
 
 def freeze(spec: VirtualMachineSpec) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 from berth.api.order import Fate, FateReason, GuestState
 from berth.api.virtualmachine import LastExit, Power, Restart
 from berth.plan import backoff
-from berth.plan.world import Pod, World, format_time, parse_time
+from berth.plan.world import RESTARTED_AT, Pod, World, format_time, parse_time
 
 LOST: Final = "BerthLost"
 EVICTED: Final = "Evicted"
@@ -142,8 +142,9 @@ def asked(world: World) -> bool:
 
 
 def restart_wanted(world: World, pod: Pod | None) -> bool:
+    """Whether a restart was asked for since this berth was made: it carries the request that it answers."""
     wanted = world.machine.restarted_at
-    return bool(wanted and pod and pod.created and wanted > pod.created)
+    return wanted is not None and pod is not None and wanted != pod.restarted_at
 
 
 def describe(world: World, history: History) -> LastExit:
@@ -188,14 +189,21 @@ def verdict(world: World, history: History) -> Verdict:
     exit_ = history.last_exit
     if not history.ended or exit_ is None:
         return StartNow("Start", f"spec.power is {world.wanted}")
-    wanted, ended_at = world.machine.restarted_at, parse_time(exit_.at)
-    if wanted and ended_at and wanted > ended_at:
-        return StartNow("RestartRequested", f"a restart was asked for at {format_time(wanted)}")
+    if _asked_again(world, exit_):
+        return StartNow("RestartRequested", f"a restart was asked for at {world.machine.annotations[RESTARTED_AT]}")
     if not _again(world, history):
         return StayEnded(failed=exit_.exit_code != 0)
     if history.next_start_at and history.next_start_at > world.now:
         return StartLater(history.next_start_at)
     return StartNow("Restart", f"spec.restart, after the guest ended ({exit_.reason})")
+
+
+def _asked_again(world: World, exit_: LastExit) -> bool:
+    """Whether a restart was asked for since this end. Times decide only where the berth that ended is gone."""
+    if world.last_berth is not None:
+        return restart_wanted(world, world.last_berth)
+    wanted, ended_at = world.machine.restarted_at, parse_time(exit_.at)
+    return wanted is not None and ended_at is not None and wanted > ended_at
 
 
 def _again(world: World, history: History) -> bool:

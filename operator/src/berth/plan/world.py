@@ -136,6 +136,7 @@ class Pod:
     epoch: int = 0
     machine: str = ""  # the annotation: JSON of the spec it was made from
     emulation: str = ""
+    restarted_at: datetime | None = None  # the machine's last restart request when this berth was made
     image: str = ""  # the berth's own
     reason: str = ""  # pod-level, for example Evicted
     message: str = ""
@@ -172,6 +173,7 @@ def read_pod(obj: Object) -> Pod:
         epoch=int(epoch) if epoch.isdigit() else 0,
         machine=annotations.get(MACHINE, ""),
         emulation=annotations.get(EMULATION, ""),
+        restarted_at=parse_time(annotations.get(RESTARTED_AT)),
         image=next((c.get("image", "") for c in spec.get("containers") or ()), ""),
         reason=status.get("reason", ""),
         message=status.get("message", ""),
