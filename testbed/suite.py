@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -142,6 +143,8 @@ def main() -> int:
     if unknown:
         parser.error(f"no such stage: {', '.join(sorted(unknown))} (there are: {names})")
     RESULTS.mkdir(parents=True, exist_ok=True)
+    # A shell that starts us in the background has Ctrl-C ignored, and the programs under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     width = None if sys.stdout.isatty() else min(140, max(100, shutil.get_terminal_size().columns))
     console = Console(width=width)
     wanted = [s for s in STAGES if not arguments.stages or s.name in arguments.stages]

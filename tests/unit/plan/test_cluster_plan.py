@@ -14,7 +14,6 @@ from berth.plan.world import FINALIZER, World, parse_time
 from tests.unit.plan.cluster_worlds import (
     CLUSTER,
     NODE,
-    NOW,
     agent,
     ago,
     bound,
