@@ -39,7 +39,6 @@ class Image:
 
 
 IMAGES = (
-    Image("pause", "images/pause/Dockerfile", "registry.k8s.io/pause", "3.10.1"),
     Image("testtools", "images/testtools/Dockerfile", f"{REGISTRY}/testtools", "dev"),
     Image("berth", "images/berth/Dockerfile", f"{REGISTRY}/berth"),
     Image("agent", "images/agent/Dockerfile", f"{REGISTRY}/agent"),

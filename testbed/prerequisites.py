@@ -35,8 +35,8 @@ CLUSTER = (
     Need("sysctl", "procps", "forwarding between nodes"),
     Need("runc", "runc", "containers"),
     Need("/usr/lib/cni/ptp", "containernetworking-plugins", "pod networks"),
-    Need("cc", "gcc", "the pause image"),
-    Need("/usr/include/stdio.h", "libc6-dev", "the pause image"),
+    Need("cc", "gcc", "the image of every pod's sandbox"),
+    Need("/usr/include/stdio.h", "libc6-dev", "the image of every pod's sandbox"),
     Need("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "downloads"),
 )
 IMAGES = (
