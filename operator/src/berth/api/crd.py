@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from berth.api.base import GROUP, VERSION, Change, Model
+from berth.api.network import NetworkSpec, NetworkStatus
 from berth.api.virtualmachine import VirtualMachineSpec, VirtualMachineStatus
 
 Schema = dict[str, Any]
@@ -80,7 +81,24 @@ VIRTUAL_MACHINE: Final = Kind(
     ),
     selectable=(".status.node", ".status.phase"),
 )
-KINDS: Final = (VIRTUAL_MACHINE,)
+NETWORK: Final = Kind(
+    kind="Network",
+    plural="networks",
+    short_names=("vmnet", "vmnets"),
+    description="A layer 2 segment for machines, with addresses that stay.",
+    spec=NetworkSpec,
+    status=NetworkStatus,
+    columns=(
+        Column("IPv4", ".spec.ipv4.range", description="IPv4 addresses it gives out."),
+        Column("IPv6", ".spec.ipv6.range", description="IPv6 addresses it gives out."),
+        Column("Used", ".status.used", "integer", description="Interfaces that have a lease."),
+        Column("Free", ".status.available", "integer", description="Addresses that are free."),
+        Column("Ready", '.status.conditions[?(@.type=="Ready")].status', description="All is well."),
+        Column("Age", ".metadata.creationTimestamp", "date", description="Since when it exists."),
+        Column("Message", ".status.message", priority=1, description="What is wrong and what to do next."),
+    ),
+)
+KINDS: Final = (VIRTUAL_MACHINE, NETWORK)
 
 
 def definition(kind: Kind) -> Schema:

@@ -7,10 +7,12 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from berth.api.base import Model, NextBoot, Rule, exactly_one
-from berth.api.quantity import Quantity
+from berth.api.addresses import IpAddress, family
+from berth.api.base import Live, Model, NextBoot, Rule, exactly_one
+from berth.api.quantity import Burst, Quantity, Rate
 
 MOST_DISKS = 24
+MOST_NICS = 8
 DeviceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$", max_length=32)]
 """Lower-case letters, digits and dashes, at most 32 characters (it becomes part of a volume's name)."""
 ImageReference = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^\S+$")]
@@ -99,7 +101,7 @@ class Disk(Model):
         False, description="Whether the guest may only read it; on the sata bus it is a CD-ROM."
     )
     boot_order: Annotated[int | None, NextBoot] = Field(
-        None, ge=1, le=MOST_DISKS, description="1 is tried first. Default: the order of the list."
+        None, ge=1, le=MOST_DISKS + MOST_NICS, description="1 is tried first. Default: the order of the list."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -116,16 +118,87 @@ class PodNetwork(Model):
     """The pod network: the guest has the pod's IP, every port of it, both ways."""
 
 
+class NetworkSource(Model):
+    """A Network: a layer 2 segment of its own, on which the machine keeps its addresses for life."""
+
+    name: Annotated[SecretName, NextBoot] = Field(description="The Network's name.")
+    namespace: Annotated[SecretName | None, NextBoot] = Field(
+        None,
+        max_length=63,
+        description="The Network's namespace, when it is shared with this one. Default: the machine's own.",
+    )
+    addresses: Annotated[list[IpAddress], NextBoot] = Field(
+        default_factory=list,
+        max_length=2,
+        description="Addresses to ask for, one of each family at most. Default: free ones of the Network's ranges.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "give at most one address of each family",
+            "!has(self.addresses) || self.addresses.size() < 2 || !isIP(self.addresses[0]) || !isIP(self.addresses[1])"
+            " || ip(self.addresses[0]).family() != ip(self.addresses[1]).family()",
+            lambda source: len({family(text) for text in source.addresses}) == len(source.addresses),
+            field="addresses",
+        ),
+    )
+
+
+class MultusSource(Model):
+    """An interface that Multus adds to the berth pod, bridged to the guest."""
+
+    name: Annotated[SecretName, NextBoot] = Field(description="The NetworkAttachmentDefinition's name.")
+    namespace: Annotated[SecretName | None, NextBoot] = Field(
+        None, max_length=63, description="Its namespace. Default: the machine's own."
+    )
+
+
+class DeviceSource(Model):
+    """A network card's virtual function (SR-IOV), handed to the guest whole."""
+
+    resource: Annotated[str, NextBoot] = Field(
+        max_length=253,
+        pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        description='The device plugin\'s resource that stands for it, for example "example.com/sriov_net".',
+    )
+
+
 class NicModel(enum.StrEnum):
     VIRTIO = "virtio"
     E1000E = "e1000e"
 
 
+class LinkState(enum.StrEnum):
+    UP = "Up"
+    DOWN = "Down"
+
+
+class Limit(Model):
+    """A limit of one direction."""
+
+    rate: Annotated[Rate, Live] = Field(description='Bits in a second in the long run, for example "100M".')
+    burst: Annotated[Burst | None, Live] = Field(
+        None, description="Bytes that may go faster than that at once. Default: what 50 ms at the rate amount to."
+    )
+
+
+class Bandwidth(Model):
+    """What the interface may carry."""
+
+    inbound: Limit | None = Field(None, description="To the guest.")
+    outbound: Limit | None = Field(None, description="From the guest.")
+
+
 class Nic(Model):
-    """One network interface."""
+    """One network interface; exactly one source."""
 
     name: Annotated[DeviceName, NextBoot] = Field(description="Its name.")
-    pod: PodNetwork | None = Field(None, description="On the pod network.")
+    pod: PodNetwork | None = Field(None, description="On the pod network; one interface of a machine at most.")
+    network: NetworkSource | None = Field(
+        None, description="On a Network. Such an interface may be added to a running machine and taken from it."
+    )
+    multus: MultusSource | None = Field(None, description="On a NetworkAttachmentDefinition of Multus.")
+    device: DeviceSource | None = Field(None, description="A virtual function of the node's network card.")
     model: Annotated[NicModel, NextBoot] = Field(NicModel.VIRTIO, description="The card the guest sees.")
     mac: Annotated[str | None, NextBoot] = Field(
         None,
@@ -133,10 +206,43 @@ class Nic(Model):
         pattern=r"^[0-9a-f][26ae](:[0-9a-f]{2}){5}$",
         description="A locally administered unicast MAC address. Default: one that stays for the machine's life.",
     )
+    mtu: Annotated[int | None, NextBoot] = Field(
+        None, ge=576, le=65535, description="The largest packet. Default, and limit: what the network carries."
+    )
+    queues: Annotated[int, NextBoot] = Field(
+        1, ge=1, le=16, description="Pairs of queues, for guests with several CPUs; virtio only."
+    )
+    boot_order: Annotated[int | None, NextBoot] = Field(
+        None, ge=1, le=MOST_DISKS + MOST_NICS, description="Boot from the network; 1 is tried first. Default: never."
+    )
+    link: Annotated[LinkState, Live] = Field(LinkState.UP, description="Whether the guest sees a cable.")
+    bandwidth: Bandwidth = Field(default_factory=Bandwidth, description="Limits, changed on the running machine.")
+    anti_spoofing: Annotated[bool, Live] = Field(
+        True,
+        description="Drop what the guest sends from other MAC or IP addresses than its own. Off only on a Network or"
+        " Multus, for guests that route or bridge for others.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("give the network: pod: {}", "has(self.pod)", lambda nic: nic.pod is not None),
+        exactly_one("pod", "network", "multus", "device"),
+        Rule(
+            "antiSpoofing cannot be switched off on the pod network",
+            "!has(self.pod) || !has(self.antiSpoofing) || self.antiSpoofing",
+            lambda nic: nic.pod is None or nic.anti_spoofing,
+            field="antiSpoofing",
+        ),
+        Rule(
+            "several queues need the virtio model",
+            "!has(self.queues) || self.queues == 1 || !has(self.model) || self.model == 'virtio'",
+            lambda nic: nic.queues == 1 or nic.model is NicModel.VIRTIO,
+            field="queues",
+        ),
     )
+
+    @property
+    def plugs_live(self) -> bool:
+        """Whether it may come and go while the machine runs; other sources are part of the berth pod."""
+        return self.network is not None
 
 
 class KeyReference(Model):

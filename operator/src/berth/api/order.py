@@ -67,10 +67,73 @@ class DiskOrder(Lenient):
     boot_order: int | None = None
 
 
+class NicKind(enum.StrEnum):
+    POD = "Pod"  # the pod's IP is the guest's
+    SEGMENT = "Segment"  # joined to a layer 2 segment of the node's
+    ATTACHMENT = "Attachment"  # joined to a further interface of the pod
+    DEVICE = "Device"  # a PCI function that the device plugin gave to the pod
+
+
+class SegmentKind(enum.StrEnum):
+    BRIDGE = "Bridge"
+    VLAN = "Vlan"
+    OVERLAY = "Overlay"
+
+
+class SegmentOrder(Lenient):
+    """A layer 2 segment, as far as one node has to make it; its other members come with SegmentMembers."""
+
+    uid: str  # the Network's
+    name: str  # namespace/name, for people
+    kind: SegmentKind
+    device: str = ""  # BRIDGE: the bridge. VLAN: the card beneath it
+    vlan: int = 0
+    vni: int = 0
+    mtu: int | None = None  # None: what the device beneath carries (an overlay needs 50 bytes of that, 70 over IPv6)
+    nat: bool = False  # the berth is the gateway and sends what leaves the segment through the pod's own interface
+
+
+class LimitOrder(Lenient):
+    bits_per_second: int
+    burst_bytes: int
+
+
 class NicOrder(Lenient):
     name: str
     mac: str
     model: NicModel = NicModel.VIRTIO
+    kind: NicKind = NicKind.POD
+    mtu: int | None = None  # None: what the network carries
+    queues: int = 1
+    boot_order: int | None = None
+    link_up: bool = True
+    anti_spoofing: bool = True
+    inbound: LimitOrder | None = None  # to the guest
+    outbound: LimitOrder | None = None
+    segment: SegmentOrder | None = None  # for SEGMENT
+    interface: str = ""  # for ATTACHMENT: its name in the pod, for example net1
+    resource: str = ""  # for DEVICE: the device plugin's resource
+    addresses: tuple[str, ...] = ()  # with prefix lengths: what a SEGMENT's or ATTACHMENT's guest is given
+    gateways: tuple[str, ...] = ()  # one of each family at most; with segment.nat the berth itself has them
+    dns: tuple[str, ...] = ()  # empty, with a gateway: the pod's
+    search: tuple[str, ...] = ()
+
+
+class SegmentMember(Lenient):
+    """One interface on a segment, on whichever node."""
+
+    mac: str
+    addresses: tuple[str, ...] = ()  # without prefix lengths
+    node: str
+    node_address: str  # where that node's VXLAN packets go
+
+
+class SegmentMembers(Lenient):
+    """Who else is on an overlay: all of it, each time. ``PUT /v1/segments/{uid}``; the same twice changes nothing."""
+
+    segment: SegmentOrder
+    version: int  # the Network's status; an older one than was taken is ignored
+    members: tuple[SegmentMember, ...] = ()
 
 
 class CloudInitOrder(Lenient):
@@ -154,6 +217,14 @@ class ReportCondition(Lenient):
     message: str = ""
 
 
+class NicReport(Lenient):
+    """What the guest says of one of its interfaces. A hostile guest can say anything."""
+
+    mac: str
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+
+
 class Report(Lenient):
     """How one machine is on this node."""
 
@@ -167,6 +238,7 @@ class Report(Lenient):
     started_at: str | None = None
     fate: Fate | None = None
     guest: GuestInfo | None = None
+    guest_nics: tuple[NicReport, ...] = ()
     conditions: tuple[ReportCondition, ...] = ()
 
 

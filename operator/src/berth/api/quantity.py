@@ -53,5 +53,9 @@ def _schema(least: str, most: str) -> dict[str, Any]:
     return {"pattern": PATTERN, "x-berth-rules": [{"cel": rule, "message": message}]}
 
 
+Rate = Annotated[str, _between("64k", "400G"), Field(max_length=18, json_schema_extra=_schema("64k", "400G"))]
+"""Bits in a second, with the decimal units of network cards: "100M", "10G"."""
+Burst = Annotated[str, _between("2Ki", "1Gi"), Field(max_length=18, json_schema_extra=_schema("2Ki", "1Gi"))]
+"""Bytes that may go at once, before a rate holds."""
 Quantity = Annotated[str, _between("1Mi", "64Ti"), Field(max_length=18, json_schema_extra=_schema("1Mi", "64Ti"))]
 """A size as people write it; use ``to_bytes`` for the number. Within what QEMU's memory and image files can be."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from berth.api.base import Live, Model, NextBoot, Rule
-from berth.api.devices import MOST_DISKS, Boot, CloudInit, Disk, Display, Nic, PodNetwork
+from berth.api.devices import MOST_DISKS, MOST_NICS, Boot, CloudInit, Disk, Display, Nic, PodNetwork
 from berth.api.kubernetes import ObjectMeta, Placement, Probe
 from berth.api.quantity import Quantity
 
@@ -151,7 +151,7 @@ class VirtualMachineSpec(Model):
     )
     nics: list[Nic] = Field(
         default_factory=lambda: [Nic(name="default", pod=PodNetwork())],
-        max_length=1,
+        max_length=MOST_NICS,
         description="Network interfaces. Left out: one on the pod network.",
         json_schema_extra=_NAMED,
     )
@@ -183,6 +183,26 @@ class VirtualMachineSpec(Model):
             " || !self.disks.exists(d, d.name == 'kernel' && has(d.container))",
             lambda spec: spec.boot.kernel is None or not any(d.name == "kernel" and d.container for d in spec.disks),
             field="disks",
+        ),
+        Rule(
+            "each interface needs a name of its own",
+            "!has(self.nics) || self.nics.all(n, self.nics.exists_one(e, e.name == n.name))",
+            lambda spec: not _twice([nic.name for nic in spec.nics]),
+            field="nics",
+            given=lambda spec: "".join(f" {name}" for name in _twice([nic.name for nic in spec.nics])),
+        ),
+        Rule(
+            "at most one interface may be on the pod network",
+            "!has(self.nics) || self.nics.filter(n, has(n.pod)).size() < 2",
+            lambda spec: sum(nic.pod is not None for nic in spec.nics) < 2,
+            field="nics",
+        ),
+        Rule(
+            "each MAC address may be given to one interface only",
+            "!has(self.nics) || self.nics.all(n, !has(n.mac) || self.nics.exists_one(e, has(e.mac) && e.mac == n.mac))",
+            lambda spec: not _twice([nic.mac for nic in spec.nics if nic.mac]),
+            field="nics",
+            given=lambda spec: "".join(f" {mac}" for mac in _twice([nic.mac for nic in spec.nics if nic.mac])),
         ),
         Rule(
             "each bootOrder may be given to one disk only",
@@ -265,6 +285,19 @@ class GuestInfo(Model):
     kernel: str | None = Field(None, max_length=256, description="Its kernel's release.")
 
 
+class NicStatus(Model):
+    """One network interface: what was given to it, and what the guest says. One never erases the other."""
+
+    name: str = Field(description="Its name in the spec.", max_length=32)
+    network: str = Field(description="What it is on: pod, network/NAMESPACE/NAME, multus/NAMESPACE/NAME or device.")
+    mac: str = Field(description="Its MAC address.", max_length=17)
+    addresses: list[str] = Field(default_factory=list, description="Addresses given to it.", max_length=16)
+    guest_name: str | None = Field(None, description="What the guest calls it.", max_length=64)
+    guest_addresses: list[str] = Field(
+        default_factory=list, description="Addresses that the guest says it has.", max_length=32
+    )
+
+
 class VirtualMachineStatus(Model):
     """What Berth has to say. Written by the controller alone."""
 
@@ -292,6 +325,12 @@ class VirtualMachineStatus(Model):
         default_factory=list, description="Changed fields that take effect at the next start."
     )
     guest: GuestInfo | None = Field(None, description="What the guest says of itself.")
+    nics: list[NicStatus] = Field(
+        default_factory=list,
+        description="Its network interfaces.",
+        max_length=MOST_NICS * 2,
+        json_schema_extra=_NAMED,
+    )
     conditions: list[Condition] = Field(
         default_factory=list,
         description="One per prerequisite; True is good.",
