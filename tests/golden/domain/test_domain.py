@@ -29,7 +29,7 @@ UNVARIED = {
     "uid": "one machine is as good as another",
     "mac": "one address is as good as another",
     "instance_id": "only on the seed disk",
-    "hostname": "only on the seed disk",
+    "hostname": "told by DHCP and on the seed disk",
     "kind": "taps look alike to QEMU, whatever they are joined to",
     **dict.fromkeys(
         ("anti_spoofing", "inbound", "outbound", "segment", "interface", "addresses", "gateways", "dns", "search"),

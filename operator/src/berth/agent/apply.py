@@ -220,4 +220,4 @@ def _berth(machine: Machine, order: Order) -> Berth:
 
 
 def _hostname(order: Order) -> str:
-    return order.machine.cloud_init.hostname if order.machine.cloud_init is not None else order.name
+    return order.machine.hostname or order.name

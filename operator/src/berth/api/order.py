@@ -155,6 +155,7 @@ class MachineOrder(Lenient):
     disks: tuple[DiskOrder, ...] = ()
     nics: tuple[NicOrder, ...] = ()
     cloud_init: CloudInitOrder | None = None
+    hostname: str = ""
     vnc: bool = False
     guest_agent: bool = True
 

@@ -155,6 +155,18 @@ class VirtualMachineSpec(Model):
         description="Network interfaces. Left out: one on the pod network.",
         json_schema_extra=_NAMED,
     )
+    hostname: Annotated[str | None, NextBoot] = Field(
+        None,
+        max_length=63,
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        description="Its host name, told by DHCP and cloud-init. Default: the machine's name up to its first dot.",
+    )
+    subdomain: Annotated[str | None, NextBoot] = Field(
+        None,
+        max_length=63,
+        pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        description="A headless Service's name: cluster DNS then knows the machine as HOSTNAME.SUBDOMAIN.NAMESPACE.svc.",
+    )
     cloud_init: CloudInit | None = Field(
         None, description="First-boot configuration, given to the guest as a NoCloud disk."
     )

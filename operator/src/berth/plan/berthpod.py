@@ -57,6 +57,11 @@ def _fit(name: str) -> str:
     return f"{name[:52].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
 
 
+def hostname(machine: str, spec: VirtualMachineSpec) -> str:
+    """The guest's host name, and its pod's: what cluster DNS knows it by in spec.subdomain."""
+    return spec.hostname or machine.split(".")[0][:63].rstrip("-")
+
+
 def overhead_bytes(spec: VirtualMachineSpec) -> int:
     """What QEMU needs beside the guest's memory: 64 MiB, 8 MiB for each CPU, 1/512 for page tables, 16 MiB for VNC."""
     screen = 16 * MIB if spec.display.type.value == "VNC" else 0
@@ -80,6 +85,8 @@ def berth_pod(machine: Machine, epoch: int, cluster: Cluster) -> Object:
         "metadata": _metadata(machine, spec, epoch, cluster),
         "spec": {
             "restartPolicy": "Never",
+            "hostname": hostname(machine.name, spec),
+            **({"subdomain": spec.subdomain} if spec.subdomain else {}),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": spec.shutdown.grace_period_seconds + GRACE_EXTRA,

@@ -63,6 +63,7 @@ def _hardware(machine: Machine, spec: VirtualMachineSpec) -> MachineOrder:
         disks=tuple(_disk(disk) for disk in spec.disks),
         nics=tuple(_nic(machine.uid, nic) for nic in spec.nics),
         cloud_init=_cloud_init(machine, spec),
+        hostname=berthpod.hostname(machine.name, spec),
         vnc=spec.display.type is DisplayType.VNC,
         guest_agent=spec.guest_agent,
     )
@@ -115,7 +116,7 @@ def _cloud_init(machine: Machine, spec: VirtualMachineSpec) -> CloudInitOrder | 
         return None
     return CloudInitOrder(
         instance_id=machine.uid,
-        hostname=machine.name.split(".")[0][:63],
+        hostname=berthpod.hostname(machine.name, spec),
         user_data=given.user_data,
         user_data_file=_file(berthpod.CLOUD_INIT, berthpod.USER_DATA) if given.user_data_from else None,
         network_data=given.network_data,
