@@ -77,7 +77,7 @@ def test_taps_are_made_once_and_taken_away(bench: Bench) -> None:
 
 def test_the_second_time_changes_nothing(running: Bench) -> None:
     assert running.attach() == []
-    assert netlink.index_of(wiring.tap_name(VM)) is None
+    assert netlink.index_of(wiring.tap_name(VM, "default")) is None
 
 
 def test_what_is_missing_is_mended_and_nothing_else(running: Bench) -> None:

@@ -56,11 +56,13 @@ def test_only_what_differs_is_changed(seen: Observed, expected: list[type]) -> N
 
 
 def test_tap_names_fit_the_kernel_and_differ() -> None:
-    names = {wiring.tap_name(f"uid-{i}", n) for i in range(100) for n in range(2)}
+    names = {wiring.tap_name(f"uid-{i}", n) for i in range(100) for n in ("a", "b")}
     assert len(names) == 200
     assert max(map(len, names)) == 15
     assert all(
-        name.startswith(wiring.tap_prefix(f"uid-{i}")) for i in range(3) for name in [wiring.tap_name(f"uid-{i}")]
+        name.startswith(wiring.tap_prefix(f"uid-{i}"))
+        for i in range(3)
+        for name in [wiring.tap_name(f"uid-{i}", "default")]
     )
 
 

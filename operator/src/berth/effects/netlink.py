@@ -21,15 +21,18 @@ from berth.effects.rtnetlink import PERMANENT, NetlinkError, Route
 from berth.errors import HostFault
 
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
-_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_MULTI_QUEUE = 0x0002, 0x1000, 0x4000, 0x0100
 _SYSCTL = Path("/proc/sys")
 
 
-def make_tap(name: str) -> None:
-    """A tap device that outlives this call, for libvirt to open. One that is there already is left alone."""
+def make_tap(name: str, *, queues: int = 1) -> None:
+    """A tap device that outlives this call, for libvirt to open. One that is there already is left alone.
+
+    Whether it can have several queues is settled when it is made: libvirt must find it as it is going to open it.
+    """
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
-        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_MULTI_QUEUE if queues > 1 else 0)
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         fcntl.ioctl(fd, _TUNSETPERSIST, 1)
     except OSError as error:

@@ -26,9 +26,9 @@ class NodeNetwork:
 
     def create_taps(self, vm_uid: str, guest_uid: int, nics: Sequence[NicOrder]) -> dict[str, str]:
         """libvirtd, which is root, opens them: they need no owner."""
-        taps = {nic.name: wiring.tap_name(vm_uid, index) for index, nic in enumerate(_at_most_one(nics))}
-        for tap in taps.values():
-            netlink.make_tap(tap)
+        taps = {nic.name: wiring.tap_name(vm_uid, nic.name) for nic in _at_most_one(nics)}
+        for nic in nics:
+            netlink.make_tap(taps[nic.name], queues=nic.queues)
         return taps
 
     def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
@@ -44,7 +44,7 @@ class NodeNetwork:
         netlink.remove_by_prefix(wiring.tap_prefix(vm_uid))
 
     def _attach(self, vm_uid: str, berth: Berth, netns: int, nic: NicOrder, hostname: str) -> None:
-        fresh = self._bring_in(vm_uid, netns)
+        fresh = self._bring_in(vm_uid, nic, netns)
         want, device, line = namespaces.in_network(netns, lambda: self._wire(vm_uid, nic, fresh=fresh))
         place = os.fstat(netns)
         service = dhcpd.Service((place.st_dev, place.st_ino, device), _lease(berth, want, hostname))
@@ -53,9 +53,9 @@ class NodeNetwork:
         else:
             self.dhcp.start(vm_uid, line, service)
 
-    def _bring_in(self, vm_uid: str, netns: int) -> bool:
+    def _bring_in(self, vm_uid: str, nic: NicOrder, netns: int) -> bool:
         """Move the tap that libvirt opened; True when it was still outside. It replaces one of an earlier attempt."""
-        index = netlink.index_of(wiring.tap_name(vm_uid))
+        index = netlink.index_of(wiring.tap_name(vm_uid, nic.name))
         if index is None:
             return False
         if (older := namespaces.in_network(netns, lambda: netlink.index_of(wiring.DEVICE))) is not None:

@@ -169,18 +169,27 @@ class Media(Protocol):
 
 
 class Network(Protocol):
-    """The NICs of one machine."""
+    """The NICs of one machine. Those of kind DEVICE have no tap and nothing to set up: they are passed over.
+
+    What is made for a NIC is named after its name, never its place in the list: others come and go meanwhile.
+    """
 
     def create_taps(self, vm_uid: str, guest_uid: int, nics: Sequence[NicOrder]) -> dict[str, str]:
-        """NIC name → tap device in the agent's own network namespace, for libvirt to open."""
+        """NIC name → tap device in the agent's own network namespace, for libvirt to open.
+
+        All of a machine's NICs before it starts; later only those that are about to be plugged in.
+        """
         ...
 
     def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
-        """Move the taps into the berth's namespace, set addresses, rules and DHCP up. The guest may run afterwards."""
+        """Move the taps into the berth's namespace, set addresses, rules and DHCP up. The guest may run afterwards.
+
+        ``nics`` are all that the guest has: taps, rules and services of any other are taken away.
+        """
         ...
 
     def serve(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
-        """For a guest already running (the agent was restarted): answer DHCP again, mend what is missing."""
+        """The same for a guest that runs: the agent was restarted, or the NICs are others or shall be otherwise."""
         ...
 
     def detach(self, vm_uid: str) -> None:

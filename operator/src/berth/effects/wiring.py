@@ -144,10 +144,13 @@ def _changes(seen: Observed, want: Wiring) -> Iterator[Change]:
         yield SetNeighbour(want.device, str(want.guest.ip), want.guest_mac)
 
 
-def tap_name(vm_uid: str, index: int = 0) -> str:
-    """The tap's name while it is in the agent's namespace: at most 15 characters, and the machine's own."""
-    return f"{tap_prefix(vm_uid)}{index}"
+def tap_name(vm_uid: str, nic: str) -> str:
+    """The tap's name while it is in the agent's namespace: at most 15 characters, and the NIC's own.
+
+    Made from the NIC's name and not its place in the list: others come and go while the machine runs.
+    """
+    return f"{tap_prefix(vm_uid)}{hashlib.sha256(nic.encode()).hexdigest()[:5]}"
 
 
 def tap_prefix(vm_uid: str) -> str:
-    return f"bt{hashlib.sha256(vm_uid.encode()).hexdigest()[:12]}"
+    return f"bt{hashlib.sha256(vm_uid.encode()).hexdigest()[:8]}"
