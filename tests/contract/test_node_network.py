@@ -325,7 +325,7 @@ class TestDhcp:
         assert options[119] == dhcp.encode_search(("ns.svc.cluster.local", "cluster.local"))
 
     def test_an_agent_that_starts_over_answers_again(self, running: Bench) -> None:
-        running.network.dhcp.stop(VM)
+        running.network.dhcp.keep(VM, ())
         running.network = NodeNetwork()
         running.network.serve(VM, running.berth, NICS, "web")
         with running.lan.in_guest(lambda: lans.raw_socket("enp0")) as line:

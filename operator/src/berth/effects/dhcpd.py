@@ -9,6 +9,7 @@ import logging
 import selectors
 import socket
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from berth.effects import dhcp
@@ -38,10 +39,14 @@ def open_socket(device: str) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What one machine is answered with. ``place`` tells one network device from a later one of the same name."""
+    """What one guest is answered with. ``place`` tells one network device from a later one of the same name."""
 
     place: tuple[int, int, int]
     lease: dhcp.Lease
+
+
+Key = tuple[str, str]
+"""A machine's uid and the name of one of its NICs."""
 
 
 class DhcpService:
@@ -50,41 +55,48 @@ class DhcpService:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._selector = selectors.EpollSelector()
-        self._sockets: dict[str, tuple[socket.socket, Service]] = {}
+        self._sockets: dict[Key, tuple[socket.socket, Service]] = {}
         self._thread: threading.Thread | None = None
 
-    def serves(self, vm_uid: str, service: Service) -> bool:
+    def serves(self, vm_uid: str, nic: str, service: Service) -> bool:
         with self._lock:
-            return vm_uid in self._sockets and self._sockets[vm_uid][1] == service
+            known = self._sockets.get((vm_uid, nic))
+            return known is not None and known[1] == service
 
-    def start(self, vm_uid: str, line: socket.socket, service: Service) -> None:
+    def start(self, vm_uid: str, nic: str, line: socket.socket, service: Service) -> None:
         """Answer on this socket from now on; it belongs to the service."""
-        self.stop(vm_uid)
+        key = (vm_uid, nic)
         with self._lock:
-            self._sockets[vm_uid] = (line, service)
-            self._selector.register(line, selectors.EVENT_READ, vm_uid)
+            self._stop(key)
+            self._sockets[key] = (line, service)
+            self._selector.register(line, selectors.EVENT_READ, key)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dhcp", daemon=True)
                 self._thread.start()
 
-    def stop(self, vm_uid: str) -> None:
+    def keep(self, vm_uid: str, nics: Collection[str]) -> None:
+        """Answer no others of this machine's NICs any more."""
         with self._lock:
-            line, _ = self._sockets.pop(vm_uid, (None, None))
-            if line is not None:
-                self._selector.unregister(line)
-                line.close()
+            for key in [key for key in self._sockets if key[0] == vm_uid and key[1] not in nics]:
+                self._stop(key)
+
+    def _stop(self, key: Key) -> None:
+        line, _ = self._sockets.pop(key, (None, None))
+        if line is not None:
+            self._selector.unregister(line)
+            line.close()
 
     def _run(self) -> None:
         while True:
             for key, _ in self._selector.select():  # epoll: sockets come and go while it waits
                 self._serve(key.data)
 
-    def _serve(self, vm_uid: str) -> None:
+    def _serve(self, key: Key) -> None:
         """One packet, then the others' turn: no guest can keep another waiting."""
         with self._lock:
-            if vm_uid not in self._sockets:
+            if key not in self._sockets:
                 return
-            line, service = self._sockets[vm_uid]
+            line, service = self._sockets[key]
             try:
                 reply = dhcp.answer(line.recv(2048), service.lease)
                 if reply is not None:
@@ -92,4 +104,4 @@ class DhcpService:
             except BlockingIOError:
                 return
             except OSError as error:  # the device went with its pod; detach comes, or attach with a new socket
-                log.debug("dhcp for %s: %s", vm_uid, error)
+                log.debug("dhcp for %s: %s", key, error)

@@ -10,6 +10,8 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from berth.api.order import NicKind, NicOrder
+
 DEVICE = "vm0"
 UPLINK = "eth0"
 GUEST = ipaddress.IPv4Interface("10.0.2.2/24")
@@ -142,6 +144,18 @@ def _changes(seen: Observed, want: Wiring) -> Iterator[Change]:
         yield LinkUp(want.device)
     if changed or seen.guest_mac != want.guest_mac:  # a new MAC on the device makes the kernel forget all neighbours
         yield SetNeighbour(want.device, str(want.guest.ip), want.guest_mac)
+
+
+def device_name(nic: NicOrder) -> str:
+    """The tap's name in the berth: vm0 on the pod network, else after the NIC."""
+    if nic.kind is NicKind.POD:
+        return DEVICE
+    return f"vm-{nic.name}" if len(nic.name) <= 12 else f"vm_{hashlib.sha256(nic.name.encode()).hexdigest()[:12]}"
+
+
+def is_tap(name: str) -> bool:
+    """Whether a device in a berth is the tap of some NIC."""
+    return name == DEVICE or name.startswith(("vm-", "vm_"))
 
 
 def tap_name(vm_uid: str, nic: str) -> str:
