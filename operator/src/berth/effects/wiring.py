@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from berth.api.order import NicKind, NicOrder
+from berth.api.order import LimitOrder, NicKind, NicOrder
 
 DEVICE = "vm0"
 UPLINK = "eth0"
@@ -121,7 +121,75 @@ class SetNeighbour:
     mac: str
 
 
-Change = RemoveLink | MoveTap | WriteSysctl | LoadRules | SetLink | AddAddress | RemoveAddress | LinkUp | SetNeighbour
+@dataclass(frozen=True, slots=True)
+class SetLimit:
+    """Made by shaping.py, which compares by itself."""
+
+    name: str
+    limit: LimitOrder | None
+
+
+@dataclass(frozen=True, slots=True)
+class MakePair:
+    """A veth pair from the berth to a bridge on the node."""
+
+    name: str
+    outer: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    """To the guest's one address."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRoute:
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRules:
+    """Of a NIC that the machine has no more."""
+
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the segment where the guest is now."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSegment:
+    """Something of a segment's devices on the node; ``what`` is for people."""
+
+    what: str
+
+
+Change = (
+    RemoveLink
+    | MoveTap
+    | WriteSysctl
+    | LoadRules
+    | SetLink
+    | AddAddress
+    | RemoveAddress
+    | LinkUp
+    | SetNeighbour
+    | SetLimit
+    | MakePair
+    | AddRoute
+    | RemoveRoute
+    | RemoveRules
+    | Announce
+    | ChangeSegment
+)
 
 
 def plan(seen: Observed, want: Wiring) -> list[Change]:

@@ -1,0 +1,197 @@
+"""Route netlink for what joins guests to segments: veth pairs, bridges, VXLAN and VLAN devices, forwarding tables.
+
+Called by segment_devices.py and joined_nic.py. What links, addresses and neighbours have in general is in rtnetlink.py.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from berth.effects.rtnetlink import (
+    _CREATE,
+    _GETLINK,
+    _GETNEIGH,
+    _IFINFO,
+    _IFLA_ADDRESS,
+    _IFLA_IFNAME,
+    _IFLA_MTU,
+    _IFLA_NET_NS_FD,
+    _NDA_DST,
+    _NDA_LLADDR,
+    _NEWLINK,
+    _NEWNEIGH,
+    _REPLACE,
+    PERMANENT,
+    Route,
+    _attribute,
+    _attributes,
+    _bytes,
+    _colons,
+    _text,
+)
+
+_DELNEIGH, _NEWROUTE, _DELROUTE, _GETROUTE = 29, 24, 25, 26
+_EXCLUSIVE, _APPEND = 0x200, 0x800
+_IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_IFALIAS = 5, 10, 18, 20
+_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 4, 7, 15, 17
+_VLAN_ID, _BR_STP, _BR_MCAST_SNOOPING = 1, 5, 23
+_NTF_SELF = 0x02
+_NO_ARP: Final = 0x40
+_RTA_DST, _RTA_OIF = 1, 4
+_ROUTE: Final = struct.Struct("=BBBBBBBBI")  # family, prefix, source prefix, tos, table, protocol, scope, type, flags
+_MAIN, _STATIC, _LINK_SCOPE, _UNICAST = 254, 4, 253, 1
+_FDB: Final = struct.Struct("=BxxxiHBB")
+NO_MAC: Final = "00:00:00:00:00:00"
+"""Stands for every MAC address that is not known: where broadcasts go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A link, and what it has to do with others."""
+
+    index: int
+    name: str
+    mac: str
+    mtu: int
+    up: bool
+    master: int = 0
+    peer: int = 0  # of a veth: the other end's index, in its own namespace
+    kind: str = ""
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FdbEntry:
+    """A VXLAN device sends frames for this MAC address to that node."""
+
+    mac: str
+    node: str
+
+
+class Links(Route):
+    """One socket; use it in a ``with`` block. Devices are made in its namespace, or born in another one."""
+
+    def devices(self) -> dict[str, Device]:
+        found = {}
+        for body in self._dump(_GETLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            device = _device(body)
+            found[device.name] = device
+        return found
+
+    def add_veth(self, name: str, peer: str, peer_netns: int, *, mtu: int) -> None:
+        """Both ends at once, the peer in the other namespace: nothing is ever half there."""
+        there = _attribute(_IFLA_IFNAME, peer.encode() + b"\0") + _attribute(_IFLA_NET_NS_FD, _int(peer_netns))
+        there += _attribute(_IFLA_MTU, _int(mtu))
+        data = _attribute(_VETH_PEER, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + there)
+        self._add(name, "veth", data, mtu=mtu)
+
+    def add_bridge(self, name: str, *, mtu: int) -> None:
+        """Without spanning tree (a port forwards at once) and without snooping (neighbour discovery is multicast)."""
+        self._add(name, "bridge", _attribute(_BR_STP, _int(0)) + _attribute(_BR_MCAST_SNOOPING, b"\0"), mtu=mtu)
+
+    def add_vxlan(self, name: str, netns: int, *, vni: int, local: str, port: int, mtu: int) -> None:
+        """Born in another namespace; its packets come and go in the socket's own. It learns nothing by itself."""
+        address = ipaddress.ip_address(local)
+        data = _attribute(_VXLAN_ID, _int(vni)) + _attribute(_VXLAN_LEARNING, b"\0")
+        data += _attribute(_VXLAN_LOCAL if address.version == 4 else _VXLAN_LOCAL6, address.packed)
+        data += _attribute(_VXLAN_PORT, struct.pack("!H", port))
+        self._add(name, "vxlan", data, mtu=mtu, more=_attribute(_IFLA_NET_NS_FD, _int(netns)))
+
+    def add_vlan(self, name: str, netns: int, *, card: int, vlan: int, mtu: int) -> None:
+        """Born in another namespace; the card is in the socket's own."""
+        more = _attribute(_IFLA_LINK, _int(card)) + _attribute(_IFLA_NET_NS_FD, _int(netns))
+        self._add(name, "vlan", _attribute(_VLAN_ID, struct.pack("=H", vlan)), mtu=mtu, more=more)
+
+    def _add(self, name: str, kind: str, data: bytes, *, mtu: int, more: bytes = b"") -> None:
+        info = _attribute(_INFO_KIND, kind.encode()) + _attribute(_INFO_DATA, data)
+        body = _attribute(_IFLA_IFNAME, name.encode() + b"\0") + _attribute(_IFLA_MTU, _int(mtu)) + more
+        body += _attribute(_IFLA_LINKINFO, info)
+        self._ask(_NEWLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + body, _CREATE | _EXCLUSIVE)
+
+    def set_master(self, index: int, master: int) -> None:
+        self._ask(_NEWLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _attribute(_IFLA_MASTER, _int(master)))
+
+    def set_alias(self, index: int, alias: str) -> None:
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _attribute(_IFLA_IFALIAS, alias.encode()[:255])
+        self._ask(_NEWLINK, body)
+
+    def fdb(self, index: int) -> set[FdbEntry]:
+        """What a VXLAN device sends where."""
+        found = set()
+        for body in self._dump(_GETNEIGH, _FDB.pack(socket.AF_BRIDGE, 0, 0, 0, 0)):
+            _, of, _, flags, _ = _FDB.unpack_from(body)
+            have = _attributes(body[_FDB.size :])
+            if of == index and flags & _NTF_SELF and _NDA_DST in have:
+                found.add(FdbEntry(_colons(have[_NDA_LLADDR]), str(ipaddress.ip_address(have[_NDA_DST]))))
+        return found
+
+    def add_fdb(self, index: int, entry: FdbEntry) -> None:
+        """A MAC address is at one node: what was known of it is replaced. What is unknown goes to each node named."""
+        self._ask(_NEWNEIGH, _fdb(index, entry), _CREATE | (_APPEND if entry.mac == NO_MAC else _REPLACE))
+
+    def delete_fdb(self, index: int, entry: FdbEntry) -> None:
+        self._ask(_DELNEIGH, _fdb(index, entry))
+
+    def host_routes(self, index: int) -> set[str]:
+        """The single addresses that are reached through a link."""
+        return {*self._host_routes(socket.AF_INET, index), *self._host_routes(socket.AF_INET6, index)}
+
+    def _host_routes(self, family: int, index: int) -> set[str]:
+        bits = 32 if family == socket.AF_INET else 128
+        found = set()
+        for body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+            of, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+            have = _attributes(body[_ROUTE.size :])
+            out = int.from_bytes(have.get(_RTA_OIF, b"\0"), "little")
+            if (of, prefix, table, kind, out) == (family, bits, _MAIN, _UNICAST, index) and _RTA_DST in have:
+                found.add(str(ipaddress.ip_address(have[_RTA_DST])))
+        return found
+
+    def add_host_route(self, index: int, address: str) -> None:
+        self._ask(_NEWROUTE, _host_route(index, address), _CREATE | _REPLACE)
+
+    def delete_host_route(self, index: int, address: str) -> None:
+        self._ask(_DELROUTE, _host_route(index, address))
+
+
+def _device(body: bytes) -> Device:
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    have = _attributes(body[_IFINFO.size :])
+    info = _attributes(have.get(_IFLA_LINKINFO, b""))
+    return Device(
+        index=index,
+        name=_text(have[_IFLA_IFNAME]),
+        mac=_colons(have.get(_IFLA_ADDRESS, b"")),
+        mtu=_number(have, _IFLA_MTU),
+        up=bool(flags & 1),
+        master=_number(have, _IFLA_MASTER),
+        peer=_number(have, _IFLA_LINK),
+        kind=_text(info.get(_INFO_KIND, b"")),
+        alias=_text(have.get(_IFLA_IFALIAS, b"")),
+    )
+
+
+def _fdb(index: int, entry: FdbEntry) -> bytes:
+    head = _FDB.pack(socket.AF_BRIDGE, index, PERMANENT | _NO_ARP, _NTF_SELF, 0)
+    target = ipaddress.ip_address(entry.node).packed
+    return head + _attribute(_NDA_DST, target) + _attribute(_NDA_LLADDR, _bytes(entry.mac))
+
+
+def _host_route(index: int, address: str) -> bytes:
+    found = ipaddress.ip_address(address)
+    family = socket.AF_INET if found.version == 4 else socket.AF_INET6
+    head = _ROUTE.pack(family, found.max_prefixlen, 0, 0, _MAIN, _STATIC, _LINK_SCOPE, _UNICAST, 0)
+    return head + _attribute(_RTA_DST, found.packed) + _attribute(_RTA_OIF, _int(index))
+
+
+def _number(have: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(have.get(kind, b"\0"), "little")
+
+
+def _int(value: int) -> bytes:
+    return struct.pack("=I", value)
