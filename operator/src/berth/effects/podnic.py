@@ -10,7 +10,7 @@ import os
 import socket
 
 from berth.api.order import NicOrder
-from berth.effects import dhcp, dhcpd, namespaces, netlink, taps, wiring
+from berth.effects import dhcp, dhcpd, namespaces, netlink, shaping, taps, wiring
 from berth.errors import HostFault
 
 
@@ -37,6 +37,9 @@ def _wire(site: taps.Site, nic: NicOrder, *, fresh: bool) -> tuple[wiring.Wiring
         for change in wiring.plan(inside.observe(want, link, fresh=fresh), want):
             inside.apply(change, want)
             site.changed(change)
+        for name, limit in ((want.device, nic.inbound), (want.uplink, nic.outbound)):
+            if shaping.shape(name, limit):
+                site.changed(wiring.SetLimit(name, limit))
         return want, link.index, dhcpd.open_socket(wiring.DEVICE)
 
 

@@ -1,7 +1,7 @@
-"""The kernel's route netlink, as much of it as a berth's network takes: links, addresses and neighbours, read and set.
+"""The kernel's route netlink, as much of it as a berth takes: links, addresses, neighbours, qdiscs, read and set.
 
-Called by netlink.py. A socket works in the network namespace of the thread that opened it. It is written here because
-the general library costs every agent eleven megabytes and each start some twenty milliseconds.
+Called by netlink.py and shaping.py. A socket works in the network namespace of the thread that opened it. It is written
+here because the general library costs every agent eleven megabytes and each start some twenty milliseconds.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from typing import Final, Self
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWNEIGH, _GETNEIGH = 28, 30
+_NEWQDISC, _DELQDISC, _GETQDISC = 36, 37, 38
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _REPLACE, _CREATE, _DUMP_INTERRUPTED = 0x1, 0x4, 0x300, 0x100, 0x400, 0x10
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_NET_NS_FD = 1, 3, 4, 28
 _IFA_ADDRESS, _IFA_LOCAL, _NDA_DST, _NDA_LLADDR = 1, 2, 1, 2
+_TCA_KIND, _TCA_OPTIONS, _TC_ROOT = 1, 2, 0xFFFFFFFF
 _IFF_UP: Final = 1
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _IFINFO: Final = struct.Struct("=BxHiII")  # family, type, index, flags, which flags change
 _IFADDR: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _NEIGH: Final = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
+_TCMSG: Final = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
 _BUFFER: Final = 1 << 16
 _TRIES: Final = 5
 PERMANENT: Final = 0x80
@@ -52,6 +55,13 @@ class NeighbourInfo:
     address: str
     mac: str
     state: int
+
+
+@dataclass(frozen=True, slots=True)
+class QdiscInfo:
+    handle: int
+    kind: str
+    options: dict[int, bytes]
 
 
 class Route:
@@ -126,6 +136,24 @@ class Route:
         """For ever, whatever else was known of that address."""
         attributes = _attribute(_NDA_DST, ipaddress.IPv4Address(address).packed) + _attribute(_NDA_LLADDR, _bytes(mac))
         self._ask(_NEWNEIGH, _NEIGH.pack(socket.AF_INET, index, PERMANENT, 0, 0) + attributes, _CREATE | _REPLACE)
+
+    def root_qdisc(self, index: int) -> QdiscInfo | None:
+        """What orders and delays what a link sends."""
+        for body in self._dump(_GETQDISC, _TCMSG.pack(socket.AF_UNSPEC, index, 0, 0, 0)):
+            _, of, handle, parent, _ = _TCMSG.unpack_from(body)
+            if (of, parent) == (index, _TC_ROOT):
+                have = _attributes(body[_TCMSG.size :])
+                return QdiscInfo(handle, _text(have.get(_TCA_KIND, b"")), _attributes(have.get(_TCA_OPTIONS, b"")))
+        return None
+
+    def set_root_qdisc(self, index: int, handle: int, kind: str, options: bytes) -> None:
+        """One of the same handle and kind is changed and keeps its queue; any other is replaced."""
+        attributes = _attribute(_TCA_KIND, kind.encode() + b"\0") + _attribute(_TCA_OPTIONS, options)
+        self._ask(_NEWQDISC, _TCMSG.pack(0, index, handle, _TC_ROOT, 0) + attributes, _CREATE | _REPLACE)
+
+    def delete_root_qdisc(self, index: int) -> None:
+        """The link gets the kernel's default again."""
+        self._ask(_DELQDISC, _TCMSG.pack(0, index, 0, _TC_ROOT, 0))
 
     def _ask(self, kind: int, body: bytes, flags: int = 0) -> None:
         self._send(kind, body, _REQUEST | _ACK | flags)
