@@ -55,7 +55,7 @@ def kubelet(node: Node, topology: Topology, cgroup_root: str) -> str:
         "tlsCertFile": str(layout.NODE_FILES / "kubelet.crt"),
         "tlsPrivateKeyFile": str(layout.NODE_FILES / "kubelet.key"),
         "clusterDomain": "cluster.local",
-        "clusterDNS": [topology.dns_service],
+        "clusterDNS": list(topology.dns_services),
         "resolvConf": "/etc/resolv.conf",
         "volumePluginDir": "/var/lib/kubelet/volumeplugins",  # the default lies in /usr, which all nodes share
         "imageGCHighThresholdPercent": 100,  # images were imported and cannot be pulled again
@@ -88,7 +88,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
   [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["{layout.CNI_PLUGINS}"]
+    bin_dirs = ["{layout.CNI_PLUGINS}", "{layout.NODE_PLUGINS}"]
     conf_dir = "{layout.NODE_FILES}/cni"
 """
 
@@ -98,18 +98,33 @@ def network(node: Node) -> str:
     address_management = {
         "type": "host-local",
         "dataDir": "/run/cni-ipam",  # in memory: addresses of a node that was switched off are free again
-        "ranges": [[{"subnet": node.pod_cidr}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
+        "ranges": [[{"subnet": subnet}] for subnet in node.pod_cidrs],
+        "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in node.pod_cidrs],
     }
     chain = {
         "cniVersion": "1.0.0",
         "name": "testbed",
         "plugins": [
+            {"type": "no-dad"},
             {"type": "ptp", "ipMasq": False, "ipam": address_management},
             {"type": "portmap", "capabilities": {"portMappings": True}},
         ],
     }
     return json.dumps(chain, indent=2) + "\n"
+
+
+# A CNI plugin that makes nothing: it only spares pods the two seconds in which their network namespace would ask for
+# duplicates of IPv6 addresses that IPAM gives out once.
+NO_DAD = """\
+#!/bin/sh
+case "$CNI_COMMAND" in
+VERSION) echo '{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0"]}' ;;
+ADD)
+    nsenter --net="$CNI_NETNS" sysctl -qw net.ipv6.conf.default.accept_dad=0 >&2 || exit 1
+    echo '{"cniVersion": "1.0.0"}'
+    ;;
+esac
+"""
 
 
 def kube_proxy(node: Node, topology: Topology, mode: str) -> str:
@@ -119,7 +134,7 @@ def kube_proxy(node: Node, topology: Topology, mode: str) -> str:
         "kind": "KubeProxyConfiguration",
         "mode": mode,
         "clientConnection": {"kubeconfig": str(layout.NODE_FILES / "kube-proxy.kubeconfig")},
-        "clusterCIDR": topology.pod_cidr,
+        "clusterCIDR": ",".join(topology.pod_cidrs),
         "hostnameOverride": node.name,
         "healthzBindAddress": f"{node.address}:10256",
         "metricsBindAddress": "127.0.0.1:10249",
@@ -134,10 +149,9 @@ def kube_proxy(node: Node, topology: Topology, mode: str) -> str:
 
 def hosts(topology: Topology, node: Node) -> str:
     """A node's /etc/hosts. libvirt waits 10 s at each start of a guest when its own host name does not resolve."""
-    others = "".join(f"{other.address} {other.name}\n" for other in topology.nodes)
-    return (
-        f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{others}{topology.gateway} {topology.name}-control-plane\n"
-    )
+    others = "".join(f"{address} {other.name}\n" for other in topology.nodes for address in other.addresses)
+    control = "".join(f"{gateway} {topology.name}-control-plane\n" for gateway in topology.gateways)
+    return f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{others}{control}"
 
 
 def resolv_conf(host_text: str) -> str:
@@ -150,7 +164,7 @@ def corefile(topology: Topology, kubeconfig: str, port: int, health_port: int) -
     """The cluster's DNS: names of Services and pods, everything else as the host resolves it."""
     return f"""\
 .:{port} {{
-  bind {topology.gateway}
+  bind {" ".join(topology.gateways)}
   health 127.0.0.1:{health_port} {{
     lameduck 0s
   }}

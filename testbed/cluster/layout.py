@@ -9,6 +9,7 @@ from testbed.settings import Settings
 # Inside a node's own mount namespace: its configuration, certificates and the testbed's binaries.
 NODE_FILES = Path("/var/lib/testbed")
 NODE_BINARIES = NODE_FILES / "bin"
+NODE_PLUGINS = NODE_FILES / "cni-bin"
 NODE_VOLUMES = Path("/var/lib/testbed-volumes")
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 

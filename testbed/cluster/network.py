@@ -1,11 +1,14 @@
 """Turns the topology into ip(8) commands for the bridge, the cables and the routes, and takes them away again.
 
-Called by apply.py and teardown.py. It touches only links and namespaces that carry the testbed's own names.
+IPv6 stays within the cluster: to let it out, the host would have to forward it, and a host that forwards no longer
+takes its own address from its router. Called by apply.py and teardown.py. It touches only links and namespaces that
+carry the testbed's own names.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from testbed import shell
@@ -20,6 +23,8 @@ def make_bridge(settings: Settings, topology: Topology) -> None:
     if bridge not in links():
         shell.run(["ip", "link", "add", bridge, "type", "bridge"])
     shell.run(["ip", "addr", "replace", f"{topology.gateway}/{topology.node_prefix}", "dev", bridge])
+    if topology.gateway6:
+        shell.run(["ip", "addr", "replace", f"{topology.gateway6}/64", "dev", bridge, "nodad"])
     shell.run(["ip", "link", "set", bridge, "up"])
     shell.run(["nft", "-f", "-"], stdin=host_rules(settings, topology))
 
@@ -47,22 +52,32 @@ def make_node(settings: Settings, topology: Topology, node: Node) -> None:
         shell.run(["ip", "netns", "add", node.name])
     if cable not in links():
         shell.run(["ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", node.name])
-    host = f"link set {cable} master {layout.bridge(settings)} up\nroute replace {node.pod_cidr} via {node.address}\n"
+    inside = ["ip", "netns", "exec", node.name]
+    # A pod's gateway address must answer at once, not after the second in which it looks for a duplicate.
+    shell.run([*inside, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.forwarding=1"])
+    shell.run([*inside, "sysctl", "-qw", "net.ipv4.ip_forward=1"])
+    host = f"link set {cable} master {layout.bridge(settings)} up\n{_routes((node,))}"
     shell.run(["ip", "-batch", "-"], stdin=host)
     shell.run(["ip", "-n", node.name, "-batch", "-"], stdin=_node_commands(topology, node))
-    inside = ["ip", "netns", "exec", node.name]
-    shell.run([*inside, "sysctl", "-qw", "net.ipv4.ip_forward=1"])
     shell.run([*inside, "nft", "-f", "-"], stdin=node_rules(topology, node))
 
 
 def _node_commands(topology: Topology, node: Node) -> str:
-    others = "".join(f"route replace {o.pod_cidr} via {o.address}\n" for o in topology.nodes if o.name != node.name)
+    six = f"addr replace {node.address6}/64 dev eth0 nodad\n" if node.address6 else ""
+    # A Service's address is replaced on the way out, but only of packets that have a way.
+    services = f"route replace {topology.service_cidr6} via {topology.gateway6}\n" if node.address6 else ""
     return (
         "link set lo up\n"
-        f"addr replace {node.address}/{topology.node_prefix} dev eth0\n"
+        f"addr replace {node.address}/{topology.node_prefix} dev eth0\n{six}"
         "link set eth0 up\n"
-        f"route replace default via {topology.gateway}\n{others}"
+        f"route replace default via {topology.gateway}\n{services}"
+        + _routes([other for other in topology.nodes if other.name != node.name])
     )
+
+
+def _routes(nodes: Iterable[Node]) -> str:
+    pairs = [pair for node in nodes for pair in zip(node.pod_cidrs, node.addresses, strict=True)]
+    return "".join(f"route replace {subnet} via {address}\n" for subnet, address in pairs)
 
 
 def node_rules(topology: Topology, node: Node) -> str:

@@ -28,14 +28,16 @@ def storage_class() -> dict[str, Any]:
     }
 
 
-def service(name: str, address: str | None, ports: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+def service(name: str, addresses: Sequence[str], ports: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
     """A Service in kube-system whose server runs on the host; `ports` are (name, protocol, port)."""
+    families = "RequireDualStack" if len(addresses) > 1 else "SingleStack"
+    fixed = {"clusterIP": addresses[0], "clusterIPs": [*addresses], "ipFamilyPolicy": families} if addresses else {}
     entries = [{"name": n, "protocol": protocol, "port": port} for n, protocol, port in ports]
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": "kube-system"},
-        "spec": {"ports": entries, **({"clusterIP": address} if address else {})},
+        "spec": {"ports": entries, **fixed},
     }
 
 
@@ -45,11 +47,11 @@ def endpoints(name: str, address: str, ports: Sequence[tuple[str, str, int]]) ->
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": name,
+            "name": f"{name}-6" if ":" in address else name,
             "namespace": "kube-system",
             "labels": {"kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "berth-testbed"},
         },
-        "addressType": "IPv4",
+        "addressType": "IPv6" if ":" in address else "IPv4",
         "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
         "ports": [{"name": n, "protocol": protocol, "port": port} for n, protocol, port in ports],
     }
@@ -79,13 +81,14 @@ def base(settings: Settings, topology: Topology) -> dict[str, dict[str, Any]]:
         "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices",
     )
     dns, metrics = layout.dns_port(settings), layout.metrics_port(settings)
-    dns_service = service("kube-dns", topology.dns_service, [("dns", "UDP", 53), ("dns-tcp", "TCP", 53)])
-    dns_endpoints = endpoints("kube-dns", topology.gateway, [("dns", "UDP", dns), ("dns-tcp", "TCP", dns)])
+    dns_service = service("kube-dns", topology.dns_services, [("dns", "UDP", 53), ("dns-tcp", "TCP", 53)])
+    dns_ports = [("dns", "UDP", dns), ("dns-tcp", "TCP", dns)]
+    dns_endpoints = [endpoints("kube-dns", gateway, dns_ports) for gateway in topology.gateways]
     return {
         "/apis/storage.k8s.io/v1/storageclasses/standard": storage_class(),
         f"{system}/kube-dns": dns_service,
-        f"{slices}/kube-dns": dns_endpoints,
-        f"{system}/metrics-server": service("metrics-server", None, [("https", "TCP", 443)]),
+        **{f"{slices}/{found['metadata']['name']}": found for found in dns_endpoints},
+        f"{system}/metrics-server": service("metrics-server", (), [("https", "TCP", 443)]),
         f"{slices}/metrics-server": endpoints("metrics-server", topology.gateway, [("https", "TCP", metrics)]),
         "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io": metrics_api(
             (settings.pki / "ca.crt").read_bytes()
@@ -114,7 +117,7 @@ def publish(client: api.Client, settings: Settings, topology: Topology, deadline
 def _set_subnet(client: api.Client, node: Node) -> None:
     spec = _nodes(client)[node.name]["spec"]
     if "podCIDR" not in spec:
-        body = {"spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]}}
+        body = {"spec": {"podCIDR": node.pod_cidr, "podCIDRs": list(node.pod_cidrs)}}
         client.merge(f"/api/v1/nodes/{node.name}", body)
 
 

@@ -35,9 +35,9 @@ class Identity:
 def identities(topology: Topology) -> tuple[Identity, ...]:
     """Everyone who needs a certificate; the names are those that Kubernetes' built-in roles are bound to."""
     api_names = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "127.0.0.1")
-    hosts = (*api_names, topology.gateway, topology.api_service)
+    hosts = (*api_names, *topology.gateways, topology.api_service)
     nodes = tuple(
-        Identity(n.name, f"system:node:{n.name}", ("system:nodes",), (n.name, n.address)) for n in topology.nodes
+        Identity(n.name, f"system:node:{n.name}", ("system:nodes",), (n.name, *n.addresses)) for n in topology.nodes
     )
     return (
         Identity("apiserver", "kube-apiserver", (), hosts),

@@ -59,6 +59,7 @@ def write_configuration(settings: Settings, topology: Topology) -> dict[str, str
         ):
             files.write_if_changed(folder / name, text)
         files.write_if_changed(folder / "cni" / "10-testbed.conflist", configs.network(node))
+        files.write_if_changed(folder / layout.NODE_PLUGINS.name / "no-dad", configs.NO_DAD, mode=0o755)
         for source, target in (
             ("ca.crt", "ca.crt"),
             (f"{node.name}.crt", "kubelet.crt"),

@@ -117,7 +117,11 @@ class Space:
         return found
 
     def address(self, name: str) -> str:
-        return str(self.get(name)["status"]["podIP"])
+        return self.addresses(name)[0]
+
+    def addresses(self, name: str) -> list[str]:
+        """The pod's addresses, IPv4 first."""
+        return [str(entry["ip"]) for entry in self.get(name)["status"]["podIPs"]]
 
 
 @pytest.fixture(scope="session", autouse=True)

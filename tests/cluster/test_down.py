@@ -41,7 +41,8 @@ def used() -> Iterator[Bed]:
 def traces(bed: Bed) -> list[str]:
     """Everything on this machine that carries a name or an address of the testbed."""
     marks = (f"berth-testbed-{bed.index}", f"berth{bed.index}-", f"berth-tb{bed.index}", f"10.{200 + bed.index}.0.",
-             f"10.{244 + bed.index}.", f"berth-testbed{bed.index}")  # fmt: skip
+             f"10.{244 + bed.index}.", f"fd00:10:{200 + bed.index}:", f"fd00:10:244:{bed.index}0",
+             f"berth-testbed{bed.index}")  # fmt: skip
     return [line for line in everything() if any(mark in line for mark in marks)]
 
 
@@ -51,8 +52,8 @@ def wait_clean(bed: Bed) -> None:
 
 
 def everything() -> Iterator[str]:
-    commands = ("ip link", "ip addr", "ip route show table all", "ip netns", "ip rule", "nft list ruleset",
-                "find /sys/fs/cgroup -type d")  # fmt: skip
+    commands = ("ip link", "ip addr", "ip route show table all", "ip -6 route show table all", "ip netns", "ip rule",
+                "nft list ruleset", "find /sys/fs/cgroup -type d")  # fmt: skip
     for command in commands:
         yield from subprocess.run(command.split(), capture_output=True, text=True, check=False).stdout.splitlines()
     yield from Path("/proc/self/mountinfo").read_text().splitlines()

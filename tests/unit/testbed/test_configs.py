@@ -21,7 +21,7 @@ def test_kubelet_runs_where_cgroups_and_capabilities_are_old_or_few() -> None:
     assert config["failCgroupV1"] is False
     assert config["oomScoreAdj"] == 0
     assert config["cgroupRoot"] == "/bed/berth-worker"
-    assert config["clusterDNS"] == [SHAPE.dns_service]
+    assert config["clusterDNS"] == ["10.96.0.10", "fd00:10:96::a"]
 
 
 def test_kubelet_lets_nobody_in_without_a_certificate_or_token() -> None:
@@ -32,14 +32,14 @@ def test_kubelet_lets_nobody_in_without_a_certificate_or_token() -> None:
 
 def test_pods_are_routed_not_bridged() -> None:
     chain = json.loads(configs.network(NODE))
-    assert [plugin["type"] for plugin in chain["plugins"]] == ["ptp", "portmap"]
-    assert chain["plugins"][0]["ipam"]["ranges"] == [[{"subnet": NODE.pod_cidr}]]
+    assert [plugin["type"] for plugin in chain["plugins"]] == ["no-dad", "ptp", "portmap"]
+    assert chain["plugins"][1]["ipam"]["ranges"] == [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]
 
 
 def test_a_node_knows_its_own_name_and_every_other() -> None:
     text = configs.hosts(SHAPE, NODE)
     assert "10.200.0.11 berth-worker\n" in text
-    assert "10.200.0.12 berth-worker2\n" in text
+    assert "10.200.0.12 berth-worker2\nfd00:10:200::12 berth-worker2\n" in text
 
 
 def test_name_servers_on_the_hosts_loopback_are_left_out() -> None:
@@ -56,7 +56,7 @@ def test_a_kubeconfig_needs_no_other_file() -> None:
 
 def test_dns_answers_on_the_bridge_and_forwards_the_rest() -> None:
     text = configs.corefile(SHAPE, "/k", 10053, 10291)
-    assert ".:10053 {\n  bind 10.200.0.1\n" in text
+    assert ".:10053 {\n  bind 10.200.0.1 fd00:10:200::1\n" in text
     assert "kubernetes cluster.local" in text
 
 
@@ -108,9 +108,10 @@ def test_the_cgroup_tree_is_carried_over_without_a_mount_on_the_host() -> None:
 
 
 def test_services_of_the_host_have_no_selector_but_endpoints() -> None:
-    service = objects.service("kube-dns", "10.96.0.10", [("dns", "UDP", 53)])
+    service = objects.service("kube-dns", ["10.96.0.10", "fd00:10:96::a"], [("dns", "UDP", 53)])
     slice_ = objects.endpoints("kube-dns", "10.200.0.1", [("dns", "UDP", 10053)])
     assert "selector" not in service["spec"]
+    assert service["spec"]["ipFamilyPolicy"] == "RequireDualStack"
     assert service["spec"]["ports"][0]["name"] == slice_["ports"][0]["name"]
     assert slice_["metadata"]["labels"]["kubernetes.io/service-name"] == "kube-dns"
 

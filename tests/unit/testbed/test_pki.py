@@ -21,7 +21,8 @@ def read(folder: Path, name: str) -> x509.Certificate:
 def test_the_api_server_answers_to_its_service_address(tmp_path: Path) -> None:
     pki.ensure(tmp_path, pki.identities(SHAPE))
     names = read(tmp_path, "apiserver").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert {str(a) for a in names.get_values_for_type(x509.IPAddress)} == {"127.0.0.1", "10.200.0.1", "10.96.0.1"}
+    addresses = {str(a) for a in names.get_values_for_type(x509.IPAddress)}
+    assert addresses == {"127.0.0.1", "10.200.0.1", "fd00:10:200::1", "10.96.0.1"}
 
 
 def test_a_node_is_who_the_node_authorizer_expects(tmp_path: Path) -> None:

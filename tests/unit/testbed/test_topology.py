@@ -12,6 +12,15 @@ name: berth
 networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/16}
 nodes: [{role: control-plane}, {role: worker, labels: {zone: a}}, {role: worker}]
 """
+DUAL = """
+kind: Cluster
+name: berth
+networking:
+  ipFamily: dual
+  podSubnet: 10.244.0.0/16,fd00:10:244::/56
+  serviceSubnet: 10.96.0.0/16,fd00:10:96::/112
+nodes: [{role: control-plane}, {role: worker}, {role: worker}]
+"""
 
 
 def test_the_committed_file_has_one_control_plane_and_two_workers() -> None:
@@ -25,7 +34,16 @@ def test_addresses_follow_from_the_order_of_the_nodes() -> None:
         ("10.200.0.11", "10.244.1.0/24"),
         ("10.200.0.12", "10.244.2.0/24"),
     ]
-    assert (shape.gateway, shape.api_service, shape.dns_service) == ("10.200.0.1", "10.96.0.1", "10.96.0.10")
+    assert (shape.gateway, shape.api_service, shape.dns_services) == ("10.200.0.1", "10.96.0.1", ("10.96.0.10",))
+
+
+def test_a_cluster_of_both_families_has_two_of_everything_ipv4_first() -> None:
+    shape = topology.parse(DUAL, index=1)
+    assert shape.nodes[1].addresses == ("10.201.0.12", "fd00:10:201::12")
+    assert shape.nodes[1].pod_cidrs == ("10.245.2.0/24", "fd00:10:244:102::/64")
+    assert shape.gateways == ("10.201.0.1", "fd00:10:201::1")
+    assert shape.service_cidrs == ("10.96.0.0/16", "fd00:10:96::/112")
+    assert shape.dns_services == ("10.96.0.10", "fd00:10:96::a")
 
 
 def test_labels_are_kept() -> None:
@@ -36,7 +54,7 @@ def test_a_second_testbed_shares_no_name_and_no_address_with_the_first() -> None
     first, second = topology.parse(SMALL), topology.parse(SMALL, index=1)
     assert {n.name for n in first.nodes}.isdisjoint(n.name for n in second.nodes)
     assert {n.address for n in first.nodes}.isdisjoint(n.address for n in second.nodes)
-    assert second.pod_cidr == "10.245.0.0/16"
+    assert second.pod_cidrs == ("10.245.0.0/16",)
 
 
 def test_a_node_is_found_by_the_end_of_its_name() -> None:
@@ -59,6 +77,9 @@ def test_an_unknown_node_is_refused_with_the_names_there_are() -> None:
         (SMALL.replace("10.244.0.0/16", "nonsense"), r"networking\.podSubnet.*'nonsense'"),
         (SMALL.replace("10.244.0.0/16", "10.244.0.0/24"), r"/20 or larger"),
         (SMALL.replace("{zone: a}", "7"), "labels"),
+        (SMALL.replace("podSubnet", "ipFamily: ipv6, podSubnet"), r"ipFamily.*'ipv6'"),
+        (DUAL.replace(",fd00:10:244::/56", ""), r"podSubnet.*and an IPv6 subnet.*'10\.244"),
+        (DUAL.replace("::/56", "::/62"), r"/60 or larger.*/62"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_the_reason(text: str, message: str) -> None:
