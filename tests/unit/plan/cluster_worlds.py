@@ -89,3 +89,8 @@ def told(seen: World) -> VirtualMachineStatus:
 def condition(seen: World, kind: str) -> tuple[str, str, str]:
     found = next(c for c in told(seen).conditions if c.type == kind)
     return found.status.value, found.reason, found.message
+
+
+def with_status(seen: World) -> World:
+    """The same world, with the status stored that it leads to."""
+    return replace(seen, machine=replace(seen.machine, status=told(seen)))

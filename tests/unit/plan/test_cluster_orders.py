@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from berth.api.order import DiskKind, Emulation, OrderPower
-from berth.plan.orders import digest, order, stable_mac
+from berth.plan.ipam import stable_mac
+from berth.plan.orders import digest, order
 from tests.unit.plan.cluster_worlds import CLUSTER, POD_UID, UID, bound, machine, pod
 
 DISKS = [

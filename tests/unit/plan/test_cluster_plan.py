@@ -23,8 +23,8 @@ from tests.unit.plan.cluster_worlds import (
     report,
     running,
     silent,
-    told,
     up,
+    with_status,
     world,
 )
 
@@ -34,11 +34,6 @@ DELETED = {"finalizers": [FINALIZER], "deletionTimestamp": "2026-03-01T11:59:00Z
 
 def steps(seen: World) -> list[str]:
     return [type(step).__name__ for step in plan(seen).steps]
-
-
-def with_status(seen: World) -> World:
-    """The same world, with the status stored that it leads to."""
-    return replace(seen, machine=replace(seen.machine, status=told(seen)))
 
 
 ROWS = [

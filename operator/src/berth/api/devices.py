@@ -185,8 +185,8 @@ class Limit(Model):
 class Bandwidth(Model):
     """What the interface may carry."""
 
-    inbound: Limit | None = Field(None, description="To the guest.")
-    outbound: Limit | None = Field(None, description="From the guest.")
+    inbound: Annotated[Limit | None, Live] = Field(None, description="To the guest.")
+    outbound: Annotated[Limit | None, Live] = Field(None, description="From the guest.")
 
 
 class Nic(Model):

@@ -136,7 +136,6 @@ class Lease(Model):
     nic: str = Field(description="The interface's name.", max_length=32)
     mac: str = Field(description="Its MAC address.", max_length=17)
     addresses: list[str] = Field(default_factory=list, description="Its IP addresses.", max_length=2)
-    node: str | None = Field(None, description="Where it is.")
 
 
 class NetworkStatus(Model):

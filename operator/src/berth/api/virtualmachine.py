@@ -165,7 +165,7 @@ class VirtualMachineSpec(Model):
         None,
         max_length=63,
         pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
-        description="A headless Service's name: cluster DNS then knows the machine as HOSTNAME.SUBDOMAIN.NAMESPACE.svc.",
+        description="A headless Service's name: cluster DNS then knows it as HOSTNAME.SUBDOMAIN.NAMESPACE.svc.",
     )
     cloud_init: CloudInit | None = Field(
         None, description="First-boot configuration, given to the guest as a NoCloud disk."

@@ -19,7 +19,7 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from berth.api import order as words
-from berth.api.order import Changed, Gone, Heartbeat, Hello, Message, NodeFacts, Order, Report, Snapshot
+from berth.api.order import Changed, Gone, Heartbeat, Hello, Message, NodeFacts, Order, Report, SegmentMembers, Snapshot
 from berth.errors import AgentDown, Refused
 from berth.plan.backoff import retry_seconds
 from berth.plan.world import Agent, Object, Refusal
@@ -148,6 +148,17 @@ class Agents:
         link.sent[order.uid] = digest
         with contextlib.suppress(ValidationError):
             self._take_report(link, Report.model_validate_json(text))
+
+    def address(self, node: str) -> str:
+        link = self._links.get(node)
+        return link.address if link is not None else ""
+
+    async def send_members(self, node: str, members: SegmentMembers) -> None:
+        link = self._links.get(node)
+        if link is None or not link.connected:
+            raise AgentDown(f"the agent of node {node} is not connected")
+        body = members.model_dump_json(by_alias=True).encode()
+        await self._call("PUT", link, f"/v1/segments/{members.segment.uid}", body)
 
     async def withdraw(self, node: str, uid: str) -> None:
         link = self._links.get(node)

@@ -9,11 +9,14 @@ import asyncio
 import logging
 from typing import Final
 
+from berth.api.base import GROUP, VERSION
+from berth.api.network import PLURAL
 from berth.api.order import NodeFacts
 from berth.controller import handlers
 from berth.controller.agents import Agents
 from berth.controller.authority import ClientContexts
 from berth.controller.cache import Cache, Key
+from berth.controller.networks import NetworkReconciler, Networks
 from berth.controller.queue import Queue
 from berth.controller.reconcile import Reconciler
 from berth.controller.settings import Settings
@@ -23,9 +26,11 @@ from berth.effects.cluster import Cluster
 from berth.effects.kube import Kube, path
 from berth.effects.watches import Watch
 from berth.errors import BerthError
+from berth.plan.segment import Segment, SegmentKey
 from berth.plan.world import COMPONENT, COMPONENT_LABEL, KVM_LABEL, Object
 
 SWEEP_SECONDS: Final = 600.0
+NETWORK_WORKERS: Final = 2
 _log = logging.getLogger(__name__)
 
 
@@ -33,6 +38,7 @@ class Leading:
     def __init__(self, settings: Settings, kube: Kube, authority: Authority) -> None:
         self._settings = settings
         self._cache = Cache()
+        self._networks = Networks()
         self._cluster = Cluster(kube, settings.pod_name)
         self._agents = Agents(ClientContexts(authority), settings.agent_port, self._machine_news, self._node_news)
         self._teller = Teller(self._cluster)
@@ -42,6 +48,17 @@ class Leading:
             self._agents,
             lambda: settings.cluster(self._agents.kvm()),
             self._teller.tell,
+            known=self._networks,
+        )
+        self._segments = NetworkReconciler(self._networks, self._cache, self._cluster, self._agents)
+        self._segment_queue: Queue[SegmentKey] = Queue(self._segments.work, NETWORK_WORKERS)
+        self._network_watch = Watch(
+            kube,
+            f"/apis/{GROUP}/{VERSION}/{PLURAL}",
+            "",
+            self._network_seen,
+            self._network_gone,
+            self._networks.versions,
         )
         self._queue: Queue[Key] = Queue(self._reconciler.work, settings.workers)
         self._berths = Watch(
@@ -72,11 +89,14 @@ class Leading:
             self._background += [
                 group.create_task(self._berths.run(), name="berths"),
                 group.create_task(self._agent_pods.run(), name="agents"),
+                group.create_task(self._network_watch.run(), name="networks"),
                 group.create_task(self._teller.run(), name="teller"),
             ]
             await self._berths.synced.wait()  # a machine is judged only when its berth, if any, is known
             await self._agent_pods.synced.wait()
+            await self._network_watch.synced.wait()
             self._background.append(group.create_task(self._queue.run(), name="queue"))
+            self._background.append(group.create_task(self._segment_queue.run(), name="segments"))
             self._background.append(group.create_task(self._sweep(), name="sweep"))
             await group.create_task(handlers.watch_machines(self.machine_bell, stop, self.ready), name="kopf")
             stop.set()  # kopf ends in order on signals only
@@ -110,10 +130,37 @@ class Leading:
         self._agents.forget(uid)
 
     def _pod_seen(self, obj: Object) -> None:
-        self._ring(self._cache.see_pod(obj))
+        self._pod_news(self._cache.see_pod(obj))
 
     def _pod_gone(self, key: Key, last: Object | None) -> None:
-        self._ring(self._cache.lose_pod(key, last))
+        self._pod_news(self._cache.lose_pod(key, last))
+
+    def _pod_news(self, key: Key | None) -> None:
+        """Where a machine is, its neighbours on a Network have to know."""
+        self._ring(key)
+        known = self._cache.machines.get(key) if key is not None else None
+        if known is not None:
+            for network in self._networks.held_by(known["metadata"]["uid"]):
+                self._segment_queue.ring(network)
+
+    def _network_seen(self, obj: Object) -> None:
+        seen = self._networks.see(obj)
+        if seen is not None:
+            self._network_news(seen)
+
+    def _network_gone(self, key: Key, last: Object | None) -> None:
+        lost = self._networks.lose(key)
+        if lost is not None:
+            self._network_news(lost)
+
+    def _network_news(self, seen: Segment) -> None:
+        """It, its neighbours (one of them may wait for its number), and the machines that use it or wait for it."""
+        for other in self._networks.all():
+            if other.key == seen.key or not _is_ready(other):
+                self._segment_queue.ring(other.key)
+        for key, obj in self._cache.machines.items():
+            if _names(obj, key[0], seen.key):
+                self._queue.ring(key)
 
     def _machine_news(self, uid: str) -> None:
         self._ring(self._uids.get(uid))
@@ -121,6 +168,9 @@ class Leading:
     def _node_news(self, node: str, facts: NodeFacts | None) -> None:
         for key in self._cache.on_node(node):
             self._queue.ring(key)
+        self._segments.node_is_new(node)
+        for network in self._networks.all():
+            self._segment_queue.ring(network.key)
         if facts is None:
             return
         for key in self._cache.unplaced():  # what KVM the nodes have is part of why no node fits
@@ -159,6 +209,22 @@ class Leading:
             except BerthError as error:
                 _log.warning("sweep: %s", error)
                 continue
+            self._segments.look_for_orphans()
+            for network in self._networks.all():
+                self._segment_queue.ring(network.key)
             for key, obj in before.items():
                 if key not in names and self._cache.machines.get(key) is obj:
                     self._lose(key, obj["metadata"]["uid"])
+
+
+def _names(machine: Object, namespace: str, network: SegmentKey) -> bool:
+    """Whether a machine's spec names that Network. It is read as it stands: it may be no valid spec."""
+    nics = (machine.get("spec") or {}).get("nics") or ()
+    named = [nic.get("network") for nic in nics if isinstance(nic, dict)]
+    return any(
+        (one.get("namespace") or namespace, one.get("name")) == network for one in named if isinstance(one, dict)
+    )
+
+
+def _is_ready(segment: Segment) -> bool:
+    return segment.status is not None and any(c.status == "True" for c in segment.status.conditions)

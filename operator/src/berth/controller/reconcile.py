@@ -14,13 +14,16 @@ from typing import Final, assert_never
 
 from berth.api.virtualmachine import Phase, VirtualMachineStatus
 from berth.controller.cache import Cache, Key, version_of
+from berth.controller.networks import LeaseWriter, Networks
 from berth.controller.tracing import WAITED, Trace, waiting
 from berth.effects.ports_cluster import AgentPort, ApiRefused, ClusterPort, Conflict, NotFound
 from berth.errors import AgentDown, Refused
 from berth.plan import cluster as planning
+from berth.plan import networks
 from berth.plan import status as reporting
 from berth.plan.backoff import retry_seconds
 from berth.plan.cluster import AddFinalizer, CreateBerth, DeleteBerth, Plan, RemoveFinalizer, SendOrder, Step, Withdraw
+from berth.plan.networks import WriteLeases
 from berth.plan.place import last_node
 from berth.plan.status import Urgency
 from berth.plan.tell import Tell, tells
@@ -61,7 +64,10 @@ class Reconciler:
         common: Callable[[], Cluster],
         tell: Callable[[Machine, Tell], None],
         clock: Callable[[], datetime] = _utc,
+        known: Networks | None = None,
     ) -> None:
+        self._networks = known if known is not None else Networks()
+        self._leases = LeaseWriter(self._networks, cluster, clock)
         self._cache = cache
         self._cluster = cluster
         self._agents = agents
@@ -133,6 +139,8 @@ class Reconciler:
             departed=departed,
             create_refusal=memory.refusal,
         )
+        keys = networks.referenced(world) | self._networks.held_by(machine.uid)
+        world = replace(world, networks=self._networks.views(keys)) if keys else world
         return await self._gather_more(world, memory)
 
     async def _gather_more(self, world: World, memory: Memory) -> World:
@@ -187,6 +195,9 @@ class Reconciler:
                 return await self._delete(key, world, step)
             case SendOrder():
                 return await self._send(step, memory, world.now)
+            case WriteLeases():
+                with waiting():
+                    return await self._leases.write(step)
             case Withdraw():
                 with waiting():
                     await self._agents.withdraw(step.node, world.machine.uid)

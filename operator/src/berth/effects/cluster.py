@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from berth.api.base import API_VERSION, GROUP, VERSION
+from berth.api.network import PLURAL as NETWORKS
 from berth.api.virtualmachine import KIND, PLURAL
 from berth.effects.kube import Kube, path
 from berth.effects.ports_cluster import Conflict, NotFound
+from berth.plan.segment import Segment
 from berth.plan.tell import Tell
 from berth.plan.world import Machine, Object, PodEvent, parse_time
 
@@ -104,6 +106,22 @@ class Cluster:
         body = {"metadata": {"labels": labels}}
         await self._kube.call("PATCH", path(CORE, "nodes", name), body, kind="Node", verb="label", merge=True)
 
+    async def machine_exists(self, namespace: str, name: str, uid: str) -> bool:
+        try:
+            found = await self._kube.call("GET", path(MACHINES, "namespaces", namespace, PLURAL, name))
+        except NotFound:
+            return False
+        return bool(found["metadata"]["uid"] == uid)
+
+    async def set_network_finalizers(self, network: Segment, finalizers: list[str]) -> Object:
+        body = {"metadata": {"uid": network.uid, "resourceVersion": network.version, "finalizers": finalizers}}
+        return await self._kube.call("PATCH", _network(network), body, kind="Network", verb="finalize", merge=True)
+
+    async def write_network_status(self, network: Segment, patch: Object) -> Object:
+        body = {"metadata": {"uid": network.uid, "resourceVersion": network.version}, "status": patch}
+        where = f"{_network(network)}/status"
+        return await self._kube.call("PATCH", where, body, kind="Network", verb="status", merge=True)
+
     async def machine_names(self) -> set[tuple[str, str]]:
         names: set[tuple[str, str]] = set()
         token = ""
@@ -118,6 +136,10 @@ class Cluster:
 
 def _machine(machine: Machine) -> str:
     return path(MACHINES, "namespaces", machine.namespace, PLURAL, machine.name)
+
+
+def _network(network: Segment) -> str:
+    return path(MACHINES, "namespaces", network.namespace, NETWORKS, network.name)
 
 
 def _event(item: Object) -> PodEvent:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from berth.effects.ports_cluster import ApiRefused, Conflict, NotFound
+from berth.plan.segment import Segment
 from berth.plan.tell import Tell
 from berth.plan.world import FINALIZER, Machine, Object, PodEvent, format_time
 
@@ -26,6 +27,7 @@ class MemoryCluster:
         self.machines: dict[Key, Object] = {}
         self.pods: dict[Key, Object] = {}
         self.nodes: dict[str, Object] = {}
+        self.networks: dict[Key, Object] = {}
         self.events: list[PodEvent] = []
         self.told: list[tuple[str, Tell]] = []
         self.writes: list[str] = []
@@ -81,6 +83,40 @@ class MemoryCluster:
     async def label_node(self, name: str, labels: dict[str, str]) -> None:
         self.nodes[name]["metadata"].setdefault("labels", {}).update(labels)
 
+    async def machine_exists(self, namespace: str, name: str, uid: str) -> bool:
+        found = self.machines.get((namespace, name))
+        return found is not None and found["metadata"]["uid"] == uid
+
+    async def set_network_finalizers(self, network: Segment, finalizers: list[str]) -> Object:
+        obj = self._network(network)
+        self.writes.append("network finalize")
+        obj["metadata"]["finalizers"] = list(finalizers)
+        if obj["metadata"].get("deletionTimestamp") and not finalizers:
+            del self.networks[network.key]
+            self.on_change("Network", "DELETED", copy.deepcopy(obj))
+            return copy.deepcopy(obj)
+        return self._network_changed(obj)
+
+    async def write_network_status(self, network: Segment, patch: Object) -> Object:
+        obj = self._network(network)
+        self.writes.append("network status")
+        status = {**obj.get("status", {}), **copy.deepcopy(patch)}
+        obj["status"] = {key: value for key, value in status.items() if value is not None}
+        return self._network_changed(obj)
+
+    def _network(self, network: Segment) -> Object:
+        obj = self.networks.get(network.key)
+        if obj is None:
+            raise NotFound(404, f'networks "{network.name}" not found')
+        if obj["metadata"]["uid"] != network.uid or obj["metadata"]["resourceVersion"] != network.version:
+            raise Conflict(409, "the network has changed")
+        return obj
+
+    def _network_changed(self, obj: Object) -> Object:
+        self._stamp(obj)
+        self.on_change("Network", "MODIFIED", copy.deepcopy(obj))
+        return copy.deepcopy(obj)
+
     async def machine_names(self) -> set[Key]:
         return set(self.machines)
 
@@ -103,6 +139,26 @@ class MemoryCluster:
         obj = self.machines[namespace, name]
         obj["metadata"].setdefault("deletionTimestamp", format_time(self._clock()))
         self._machine_changed(obj)
+
+    def apply_network(self, namespace: str, name: str, spec: Object) -> Object:
+        """Create the Network, or change its spec."""
+        obj = self.networks.get((namespace, name))
+        if obj is None:
+            meta: dict[str, Any] = {"namespace": namespace, "name": name, "uid": self.new_uid(), "generation": 0}
+            obj = self.networks[namespace, name] = {"metadata": {**meta, "finalizers": []}, "spec": None}
+        if obj["spec"] != spec:
+            obj["metadata"]["generation"] += 1
+        obj["spec"] = copy.deepcopy(spec)
+        return self._network_changed(obj)
+
+    def delete_network(self, namespace: str, name: str) -> None:
+        obj = self.networks[namespace, name]
+        obj["metadata"].setdefault("deletionTimestamp", format_time(self._clock()))
+        if obj["metadata"]["finalizers"]:
+            self._network_changed(obj)
+            return
+        del self.networks[namespace, name]
+        self.on_change("Network", "DELETED", copy.deepcopy(obj))
 
     # scheduler and kubelet
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from berth.api.order import Order
+from berth.api.order import Order, SegmentMembers
 from berth.errors import Refused
+from berth.plan.segment import Segment
 from berth.plan.tell import Tell
 from berth.plan.world import Machine, Object, PodEvent
 
@@ -67,6 +68,18 @@ class ClusterPort(Protocol):
 
     async def label_node(self, name: str, labels: dict[str, str]) -> None: ...
 
+    async def machine_exists(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether that very machine is still there, asked of the API server itself."""
+        ...
+
+    async def set_network_finalizers(self, network: Segment, finalizers: list[str]) -> Object:
+        """Replace a Network's finalizers; Conflict when it is no longer at the version it was read at."""
+        ...
+
+    async def write_network_status(self, network: Segment, patch: Object) -> Object:
+        """Merge into a Network's status; Conflict when it is no longer at the version it was read at."""
+        ...
+
     async def machine_names(self) -> set[tuple[str, str]]:
         """Namespace and name of every machine there is, without their content."""
         ...
@@ -81,6 +94,14 @@ class AgentPort(Protocol):
 
     async def send(self, node: str, order: Order, digest: str) -> None:
         """AgentDown when it does not answer, Refused when it says no; both are remembered for ``view``."""
+        ...
+
+    def address(self, node: str) -> str:
+        """Where the node's other side of a VXLAN is; empty while nothing is known of it."""
+        ...
+
+    async def send_members(self, node: str, members: SegmentMembers) -> None:
+        """Tell a node who is on an overlay; AgentDown or Refused, as for ``send``."""
         ...
 
     async def withdraw(self, node: str, uid: str) -> None:

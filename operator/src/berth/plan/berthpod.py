@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 from berth.api.base import API_VERSION
-from berth.api.devices import Disk
+from berth.api.devices import Disk, Nic
 from berth.api.kubernetes import Placement, Probe
 from berth.api.order import Emulation
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import KIND, VirtualMachineSpec
+from berth.plan import networks
 from berth.plan.world import (
     COMPONENT,
     COMPONENT_LABEL,
@@ -38,6 +41,7 @@ IMAGES: Final = "/berth/images"
 CLAIMS: Final = "/berth/claims"
 CLOUD_INIT: Final = "/berth/cloudinit"
 USER_DATA: Final = "userdata"
+MULTUS: Final = "k8s.v1.cni.cncf.io/networks"
 KERNEL: Final = "kernel"
 """The kernel's name among the images: no disk from a container image may have it (the models see to that)."""
 USER: Final = 65532
@@ -119,6 +123,7 @@ def _metadata(machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: C
             EMULATION: cluster.emulation.value,
             MACHINE: freeze(spec),
             **_restart_request(machine),
+            **_multus(machine, spec),
             "kubectl.kubernetes.io/default-container": CONTAINER,
         },
         "ownerReferences": [
@@ -139,6 +144,26 @@ def _restart_request(machine: Machine) -> dict[str, str]:
     return {RESTARTED_AT: machine.annotations[RESTARTED_AT]} if machine.restarted_at else {}
 
 
+def _multus(machine: Machine, spec: VirtualMachineSpec) -> dict[str, str]:
+    """Multus' annotation: one further interface of the pod for each of the machine's that is on an attachment."""
+    wanted = [
+        {
+            "name": nic.multus.name,
+            "namespace": nic.multus.namespace or machine.namespace,
+            "interface": attachment(spec.nics, nic.name),
+            "mac": networks.mac_of(machine.uid, nic),
+        }
+        for nic in spec.nics
+        if nic.multus is not None
+    ]
+    return {MULTUS: json.dumps(wanted, separators=(",", ":"))} if wanted else {}
+
+
+def attachment(nics: Sequence[Nic], name: str) -> str:
+    """The pod's name for an interface that Multus adds: net1, net2 …, in the order of the list."""
+    return f"net{[nic.name for nic in nics if nic.multus is not None].index(name) + 1}"
+
+
 def freeze(spec: VirtualMachineSpec) -> str:
     """The spec as the berth's annotation keeps it: what is not Live in it holds until the next start."""
     content = spec.model_dump(mode="json", by_alias=True, exclude_none=True)  # with defaults: a later version's differ
@@ -152,7 +177,7 @@ def _container(spec: VirtualMachineSpec, cluster: Cluster, mounts: list[Object])
         "imagePullPolicy": cluster.berth_pull_policy,
         "stdin": True,
         "tty": True,
-        "resources": {"requests": requests(spec)},
+        "resources": _resources(spec),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -165,6 +190,14 @@ def _container(spec: VirtualMachineSpec, cluster: Cluster, mounts: list[Object])
         if probe is not None:
             container[f"{kind}Probe"] = probe.model_dump(mode="json", by_alias=True, exclude_none=True)
     return container
+
+
+def _resources(spec: VirtualMachineSpec) -> Object:
+    """Device plugins' resources are given whole: request and limit are the same."""
+    devices = Counter(nic.device.resource for nic in spec.nics if nic.device is not None)
+    whole = {resource: str(count) for resource, count in sorted(devices.items())}
+    limits = {"limits": whole} if whole else {}
+    return {"requests": {**requests(spec), **whole}, **limits}
 
 
 def _placement(placement: Placement, emulation: Emulation) -> Object:

@@ -13,9 +13,10 @@ from typing import Final
 from berth.api.order import GuestState, Order
 from berth.api.virtualmachine import Power
 from berth.outcome import Wait
-from berth.plan import backoff, berthpod, history, orders, pending
+from berth.plan import backoff, berthpod, history, networks, orders, pending
 from berth.plan.conditions import AGENT_GRACE, HYPERVISOR_GRACE
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict
+from berth.plan.networks import WriteLeases
 from berth.plan.phases import UNKNOWN_AFTER, Life, Place, life, place
 from berth.plan.place import occupied
 from berth.plan.world import FINALIZER, Agent, Object, Pod, World, frozen_spec
@@ -65,7 +66,7 @@ class Withdraw:
     reason: str
 
 
-Step = Withdraw | AddFinalizer | RemoveFinalizer | CreateBerth | DeleteBerth | SendOrder
+Step = WriteLeases | Withdraw | AddFinalizer | RemoveFinalizer | CreateBerth | DeleteBerth | SendOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +113,22 @@ def _without_berth(world: World, past: History, verdict: Verdict) -> tuple[Step,
     stale = _stale_order(world)
     if stale is not None:
         return (stale,)
+    returned = tuple(networks.unneeded(world)) if occupied(world) is None else ()
     if machine.deleted is not None:
         free = FINALIZER in machine.finalizers and occupied(world) is None
-        return (RemoveFinalizer("its berth is gone"),) if free else ()
+        return (*returned, RemoveFinalizer("its berth is gone")) if free else ()
+    if returned:
+        return returned
     if not isinstance(verdict, StartNow) or machine.spec is None or occupied(world) is not None:
         return ()
     epoch = max(past.epoch, world.agent.report.epoch if world.agent and world.agent.report else 0) + 1
+    leases, troubles = networks.check(world)
+    if troubles:
+        return ()
     create = CreateBerth(berthpod.berth_pod(machine, epoch, world.cluster), epoch, verdict.message)
     if FINALIZER in machine.finalizers:
-        return (create,)
-    return AddFinalizer("it gets a berth"), create
+        return (*leases, create)
+    return AddFinalizer("it gets a berth"), *leases, create
 
 
 def _stale_order(world: World) -> Withdraw | None:
@@ -185,15 +192,23 @@ def _send(world: World, berth: Pod) -> Decision:
     agent = world.agent
     if berth.node is None or agent is None or not agent.connected or _has_ended(agent, berth):
         return _NOTHING
-    order = orders.order(world.machine, berth, world.cluster)
+    leases, _ = networks.check(world)
+    if leases:
+        return tuple(leases), False
+    order = orders.order(world.machine, berth, world.cluster, world.networks)
     if order is None:
         return _NOTHING
     digest = orders.digest(order)
     if agent.sent == digest:
-        return _NOTHING
+        return (() if _unplugs(agent) else tuple(networks.unneeded(world))), False
     status = world.machine.status
     known = status is not None and status.node == berth.node and status.epoch == berth.epoch
     return (SendOrder(berth.node, order, digest, f"start {berth.epoch}, {order.power}"),), not known
+
+
+def _unplugs(agent: Agent) -> bool:
+    """Whether the guest still has an interface that it is to give up: its addresses are not given to others yet."""
+    return any(c.reason == "UnplugPending" for c in (agent.report.conditions if agent.report else ()))
 
 
 def _has_ended(agent: Agent, berth: Pod) -> bool:

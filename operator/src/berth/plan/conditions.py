@@ -13,7 +13,7 @@ from typing import Final
 
 from berth.api.order import ReportCondition
 from berth.api.virtualmachine import Condition, ConditionStatus, ConditionType, Phase
-from berth.plan import diagnose
+from berth.plan import diagnose, networks
 from berth.plan.diagnose import Cause
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict, restart_wanted
 from berth.plan.phases import Life, Place, agent_silent, life, place
@@ -175,6 +175,11 @@ def _disks(seen: Scene) -> Finding:
 
 
 def _network(seen: Scene) -> Finding:
+    """An interface without its place on a Network; else what the node says."""
+    wanted = isinstance(seen.verdict, StartNow) or seen.place not in (Place.NONE, Place.OVER)
+    troubles = networks.check(seen.world)[1] if wanted else []
+    if troubles:
+        return _problem(_T.NETWORK_READY, troubles[0].reason, " ".join(trouble.message for trouble in troubles))
     return _prepared(seen, _T.NETWORK_READY, "The network is being set up.")
 
 

@@ -7,9 +7,9 @@ Live comes from the spec of now.
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Mapping, Sequence
 
-from berth.api.devices import Disk, DisplayType, Nic
+from berth.api.devices import Disk, DisplayType, Limit, LinkState, Nic
 from berth.api.order import (
     BerthRef,
     CloudInitOrder,
@@ -18,25 +18,33 @@ from berth.api.order import (
     Emulation,
     FileOrder,
     KernelOrder,
+    LimitOrder,
     MachineOrder,
+    NicKind,
     NicOrder,
     Order,
     OrderPower,
 )
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import Power, VirtualMachineSpec
-from berth.plan import berthpod
+from berth.plan import berthpod, networks
+from berth.plan.segment import Segment, SegmentKey
 from berth.plan.world import Cluster, Machine, Pod, frozen_spec
 
-MAC_PREFIX: Final = "52:54:00"
 
-
-def order(machine: Machine, pod: Pod, cluster: Cluster) -> Order | None:
-    """The Order for a bound berth; None when the pod's annotation cannot be read (then the berth is replaced)."""
+def order(
+    machine: Machine, pod: Pod, cluster: Cluster, segments: Mapping[SegmentKey, Segment] | None = None
+) -> Order | None:
+    """The Order for a bound berth; None when the pod's annotation cannot be read (then the berth is replaced), and
+    while an interface has no lease on its Network."""
+    segments = segments or {}
     frozen = frozen_spec(pod)
     if frozen is None or pod.node is None:
         return None
     live = machine.spec or frozen
+    nics = [_nic(machine, nic, pod, segments) for nic in networks.effective(frozen, machine.spec)]
+    if None in nics:
+        return None
     return Order(
         uid=machine.uid,
         namespace=machine.namespace,
@@ -45,7 +53,7 @@ def order(machine: Machine, pod: Pod, cluster: Cluster) -> Order | None:
         berth=BerthRef(pod_uid=pod.uid, pod_name=pod.name, node=pod.node),
         power=OrderPower.PAUSED if live.power is Power.PAUSED else OrderPower.RUNNING,
         emulation=Emulation(pod.emulation) if pod.emulation in list(Emulation) else cluster.emulation,
-        machine=_hardware(machine, frozen),
+        machine=_hardware(machine, frozen, tuple(nic for nic in nics if nic is not None)),
         grace_seconds=frozen.shutdown.grace_period_seconds,
     )
 
@@ -55,13 +63,13 @@ def digest(order: Order) -> str:
     return hashlib.sha256(order.model_dump_json().encode()).hexdigest()[:16]
 
 
-def _hardware(machine: Machine, spec: VirtualMachineSpec) -> MachineOrder:
+def _hardware(machine: Machine, spec: VirtualMachineSpec, nics: tuple[NicOrder, ...]) -> MachineOrder:
     return MachineOrder(
         cpus=spec.cpu.count,
         memory_bytes=to_bytes(spec.memory.size),
         kernel=_kernel(spec),
         disks=tuple(_disk(disk) for disk in spec.disks),
-        nics=tuple(_nic(machine.uid, nic) for nic in spec.nics),
+        nics=nics,
         cloud_init=_cloud_init(machine, spec),
         hostname=berthpod.hostname(machine.name, spec),
         vnc=spec.display.type is DisplayType.VNC,
@@ -100,14 +108,44 @@ def _disk(disk: Disk) -> DiskOrder:
     )
 
 
-def _nic(uid: str, nic: Nic) -> NicOrder:
-    return NicOrder(name=nic.name, mac=nic.mac or stable_mac(uid, nic.name), model=nic.model)
+def _nic(machine: Machine, nic: Nic, pod: Pod, segments: Mapping[SegmentKey, Segment]) -> NicOrder | None:
+    """One interface; None while it has no lease on its Network."""
+    given = NicOrder(
+        name=nic.name,
+        mac=networks.mac_of(machine.uid, nic),
+        model=nic.model,
+        mtu=nic.mtu,
+        queues=nic.queues,
+        boot_order=nic.boot_order,
+        link_up=nic.link is LinkState.UP,
+        anti_spoofing=nic.anti_spoofing,
+        inbound=_limit(nic.bandwidth.inbound),
+        outbound=_limit(nic.bandwidth.outbound),
+    )
+    key = networks.key_of(nic, machine.namespace)
+    if key is not None:
+        segment = given.model_copy(update={"kind": NicKind.SEGMENT})
+        return networks.on_segment(segment, nic, machine.uid, segments.get(key))
+    if nic.multus is not None:
+        interface = berthpod.attachment(frozen_nics(pod), nic.name)
+        return given.model_copy(update={"kind": NicKind.ATTACHMENT, "interface": interface})
+    if nic.device is not None:
+        return given.model_copy(update={"kind": NicKind.DEVICE, "resource": nic.device.resource})
+    return given
 
 
-def stable_mac(uid: str, nic: str) -> str:
-    """A locally administered address that stays for the machine's life."""
-    tail = hashlib.sha256(f"{uid}/{nic}".encode()).digest()[:3]
-    return ":".join([MAC_PREFIX, *(f"{byte:02x}" for byte in tail)])
+def frozen_nics(pod: Pod) -> Sequence[Nic]:
+    frozen = frozen_spec(pod)
+    return frozen.nics if frozen is not None else ()
+
+
+def _limit(limit: Limit | None) -> LimitOrder | None:
+    """Without a burst given: what 50 ms at the rate amount to, at least eight full packets."""
+    if limit is None:
+        return None
+    rate = to_bytes(limit.rate)
+    burst = to_bytes(limit.burst) if limit.burst else max(rate // 8 // 20, 8 * 1500)
+    return LimitOrder(bits_per_second=rate, burst_bytes=burst)
 
 
 def _cloud_init(machine: Machine, spec: VirtualMachineSpec) -> CloudInitOrder | None:

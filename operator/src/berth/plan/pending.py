@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from berth.api.base import Change
+from berth.api.devices import Nic
 
 
 def pending_changes(running: BaseModel, wanted: BaseModel) -> list[str]:
@@ -44,8 +45,14 @@ def _items(old: list[Any], new: list[Any], path: str) -> list[str]:
         here = f"{path}[{name}]"
         if name in before and name in after:
             changed += _value(before[name], after[name], here) if before[name] != after[name] else []
-        else:
+        elif not _comes_live(before.get(name) or after[name]):
             changed.append(here)
-    if not changed and list(before) != list(after):
+    both = before.keys() & after.keys()
+    if not changed and [name for name in before if name in both] != [name for name in after if name in both]:
         changed.append(path)
     return changed
+
+
+def _comes_live(item: Any) -> bool:
+    """A device that may be added to a running machine, and taken from it."""
+    return isinstance(item, Nic) and item.plugs_live

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from berth.api.virtualmachine import Condition, GuestInfo, Phase, VirtualMachineStatus
-from berth.plan import conditions, phases
+from berth.plan import conditions, nics, phases
 from berth.plan.conditions import Finding
 from berth.plan.history import History, StayOff, Verdict
 from berth.plan.pending import pending_changes
@@ -43,6 +43,7 @@ def status(world: World, history: History, verdict: Verdict) -> VirtualMachineSt
         last_exit=history.last_exit,
         pending_changes=_pending(world) if living and not isinstance(verdict, StayOff) else [],
         guest=_guest(world, seen.life, living),
+        nics=nics.statuses(world, living=living),
         conditions=_stamp(world, found),
     )
 

@@ -6,6 +6,7 @@ Built by controller/reconcile.py (gather), read by every other module of the pla
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,6 +17,7 @@ from berth.api import validate
 from berth.api.base import GROUP
 from berth.api.order import Emulation, NodeFacts, Report
 from berth.api.virtualmachine import Power, VirtualMachineSpec, VirtualMachineStatus
+from berth.plan.segment import Segment, SegmentKey
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON: never turned into the client's model classes, which cost memory and time."""
@@ -30,6 +32,7 @@ VM_LABEL: Final = f"{GROUP}/vm"
 VM_UID_LABEL: Final = f"{GROUP}/vm-uid"
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 COMPONENT: Final = "berth"
+NETWORK_STATUS: Final = "k8s.v1.cni.cncf.io/network-status"
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -132,6 +135,8 @@ class Pod:
     created: datetime | None = None
     node: str | None = None
     ip: str | None = None
+    ips: tuple[str, ...] = ()  # of both families
+    attachments: tuple[tuple[str, tuple[str, ...]], ...] = ()  # what Multus says of further interfaces: name, addresses
     deleted: datetime | None = None  # by when it is to be gone: the grace period is in it
     epoch: int = 0
     machine: str = ""  # the annotation: JSON of the spec it was made from
@@ -169,6 +174,8 @@ def read_pod(obj: Object) -> Pod:
         created=parse_time(meta.get("creationTimestamp")),
         node=spec.get("nodeName") or None,
         ip=status.get("podIP") or None,
+        ips=tuple(each.get("ip", "") for each in status.get("podIPs") or ()),
+        attachments=_attachments(annotations.get(NETWORK_STATUS, "")),
         deleted=parse_time(meta.get("deletionTimestamp")),
         epoch=int(epoch) if epoch.isdigit() else 0,
         machine=annotations.get(MACHINE, ""),
@@ -183,6 +190,18 @@ def read_pod(obj: Object) -> Pod:
         ready=conditions.get("Ready", {}).get("status") == "True",
         ended=_ended(terminated) if terminated else None,
     )
+
+
+def _attachments(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Multus' own words, which anybody may spoil who may change pods."""
+    try:
+        said = json.loads(text) if text else []
+        found = [
+            (str(each["interface"]), tuple(map(str, each.get("ips") or ()))) for each in said if not each.get("default")
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return ()
+    return tuple(found)
 
 
 def _why(part: Object) -> tuple[str, str]:
@@ -260,6 +279,7 @@ class World:
     agent: Agent | None = None  # of the node that the berth is on, or was on last
     node_exists: bool = True  # that node's Node object
     create_refusal: Refusal | None = None  # the API server's last answer to our berth, when it was no
+    networks: Mapping[SegmentKey, Segment] = field(default_factory=dict)  # those it names or has leases of
 
     @property
     def berth(self) -> Pod | None:
