@@ -14,14 +14,19 @@ from berth.api.order import (
     FileOrder,
     KernelOrder,
     MachineOrder,
+    NicKind,
     NicOrder,
     Order,
     OrderPower,
+    SegmentKind,
+    SegmentOrder,
 )
 from berth.domain.host import Accelerator, Host
 
 TCG = Host(Accelerator.TCG, guest_uid=1_900_000_001)
 KVM = Host(Accelerator.KVM, guest_uid=1_900_000_002)
+VFS = "example.com/fast_net"
+NET_HOST = Host(Accelerator.KVM, guest_uid=1_900_000_003, vhost=True, functions={VFS: ("0000:03:02.1", "0000:03:02.4")})
 NIC = NicOrder(name="default", mac="52:54:00:12:34:56")
 ROOT = DiskOrder(
     name="root", kind=DiskKind.OVERLAY, source=FileOrder(folder="/berth/images/root", path="/disk/disk.qcow2")
@@ -42,6 +47,15 @@ KERNEL = KernelOrder(
     initrd=FileOrder(folder="/berth/images/kernel", path="/boot/initrd"),
     args='console=ttyS0 quiet "quoted <arg> & more"',
 )
+SEGMENT = SegmentOrder(uid="5d6c", name="default/lan", kind=SegmentKind.OVERLAY, vni=77)
+LAN = NicOrder(
+    name="lan", mac="52:54:00:00:00:02", kind=NicKind.SEGMENT, segment=SEGMENT, mtu=1450, queues=4, link_up=False
+)
+STORAGE = NicOrder(
+    name="storage", mac="52:54:00:00:00:03", kind=NicKind.ATTACHMENT, interface="net1", model=NicModel.E1000E
+)
+FAST = NicOrder(name="fast", mac="52:54:00:00:00:04", kind=NicKind.DEVICE, resource=VFS)
+FASTER = FAST.model_copy(update={"name": "faster", "mac": "52:54:00:00:00:05", "boot_order": 3})
 SEED = CloudInitOrder(
     instance_id="i-1",
     hostname="web",
@@ -73,6 +87,12 @@ def cases() -> Iterator[tuple[str, Order, Host]]:
     yield "graphics", order(disks=(ROOT,), vnc=True), KVM
     yield "other-card", order(disks=(ROOT,), nics=(NicOrder(name="lan", mac=NIC.mac, model=NicModel.E1000E),)), KVM
     yield "no-network", order(disks=(ROOT,), nics=()), KVM
+    yield "every-nic", order(disks=(ROOT,), nics=(NIC, LAN, STORAGE, FAST, FASTER)), NET_HOST
+    lans = tuple(LAN.model_copy(update={"name": f"lan-{n}", "mac": f"52:54:00:00:01:0{n}"}) for n in range(8))
+    yield "most-nics", order(disks=(ROOT,), nics=lans), KVM
+    netboot = NIC.model_copy(update={"boot_order": 1})
+    last = ROOT.model_copy(update={"boot_order": 2})
+    yield "network-boot", order(disks=(last, SCRATCH), nics=(netboot, LAN.model_copy(update={"boot_order": 2}))), TCG
     again = {"epoch": 7, "generation": 3, "power": OrderPower.PAUSED, "grace_seconds": 5, "emulation": Emulation.AUTO}
     yield "recorded", order(disks=(ROOT,)).model_copy(update=again), KVM
     yield "long-name", order(disks=(ROOT,)).model_copy(update={"namespace": "n" * 63, "name": "v" * 253}), KVM

@@ -30,12 +30,10 @@ UNVARIED = {
     "mac": "one address is as good as another",
     "instance_id": "only on the seed disk",
     "hostname": "told by DHCP and on the seed disk",
-    "kind": "taps look alike to QEMU, whatever they are joined to",
     **dict.fromkeys(
         ("anti_spoofing", "inbound", "outbound", "segment", "interface", "addresses", "gateways", "dns", "search"),
         "the berth's network is made around the domain, not in it",
     ),
-    **dict.fromkeys(("boot_order", "queues", "link_up", "mtu", "resource"), "not in the domain yet"),
 }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from berth.api.devices import DiskBus
-from berth.api.order import DiskKind, DiskOrder, Emulation
+from berth.api.order import DiskKind, DiskOrder, Emulation, NicOrder
 from berth.domain import build, files, metadata, xml
+from berth.domain.bootorder import BootOrders, boot_orders
 from berth.domain.devices import address
 from berth.domain.files import MediaFiles
 from berth.domain.host import Accelerator, Host, choose_accelerator
@@ -17,6 +18,10 @@ from tests.golden.domain import cases
 
 def disk(name: str, boot_order: int | None = None) -> DiskOrder:
     return DiskOrder(name=name, kind=DiskKind.EMPTY, size_bytes=1, boot_order=boot_order)
+
+
+def nic(name: str, boot_order: int | None = None) -> NicOrder:
+    return cases.NIC.model_copy(update={"name": name, "boot_order": boot_order})
 
 
 @pytest.mark.parametrize("bad", ["\x00", "\n", "\x1b[31m", "\ud800", "\ufffe"])
@@ -46,16 +51,23 @@ def test_a_file_that_was_not_prepared_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("disks", "orders"),
+    ("disks", "nics", "orders"),
     [
-        ([disk("a"), disk("b")], {"a": 1, "b": 2}),
-        ([disk("a"), disk("b", 1)], {"b": 1, "a": 2}),
-        ([disk("a", 9), disk("b", 3), disk("c")], {"b": 1, "a": 2, "c": 3}),
-        ([disk("a", 1), disk("b", 1)], {"a": 1, "b": 2}),
+        ([disk("a"), disk("b")], [], {"a": 1, "b": 2}),
+        ([disk("a"), disk("b", 1)], [], {"b": 1, "a": 2}),
+        ([disk("a", 9), disk("b", 3), disk("c")], [], {"b": 1, "a": 2, "c": 3}),
+        ([disk("a", 1), disk("b", 1)], [], {"a": 1, "b": 2}),
+        ([disk("a")], [nic("n")], {"a": 1}),
+        ([disk("a"), disk("b", 2)], [nic("n", 1), nic("m", 3)], {"n": 1, "b": 2, "m": 3, "a": 4}),
     ],
 )
-def test_boot_orders_are_complete_and_unique(disks: list[DiskOrder], orders: dict[str, int]) -> None:
-    assert build.boot_orders(disks) == orders
+def test_boot_orders_are_complete_and_unique(
+    disks: list[DiskOrder], nics: list[NicOrder], orders: dict[str, int]
+) -> None:
+    machine = cases.order().machine.model_copy(update={"disks": tuple(disks), "nics": tuple(nics)})
+    found = boot_orders(machine)
+    assert {**found.disks, **found.nics} == orders
+    assert boot_orders(machine.model_copy(update={"kernel": cases.KERNEL})) == BootOrders()
 
 
 def test_names_are_readable_and_never_clash() -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from berth.api.devices import DiskBus
-from berth.api.order import DiskOrder, MachineOrder, Order
-from berth.domain import metadata, xml
+from berth.api.order import MachineOrder, Order
+from berth.domain import metadata, nics, xml
+from berth.domain.bootorder import BootOrders, boot_orders
 from berth.domain.devices import Device, address
 from berth.domain.devices.channel import GuestAgent, VirtioSerial
 from berth.domain.devices.console import Console
 from berth.domain.devices.controller import NoUsb
 from berth.domain.devices.disk import SEED_SERIAL, Disk
 from berth.domain.devices.graphics import Tablet, Video, Vnc
-from berth.domain.devices.interface import Interface
 from berth.domain.devices.memballoon import MemBalloon
 from berth.domain.devices.panic import Panic
 from berth.domain.devices.rng import Rng
@@ -27,7 +27,6 @@ from berth.errors import HostFault, InvalidSpec
 
 NAME_LENGTH: Final = 80
 """libvirt makes file names of a domain's name; the rest of a long one is cut, the uid after it keeps it unique."""
-_LAST: Final = 1 << 30
 
 
 def build(order: Order, media: MediaFiles, taps: Mapping[str, str], host: Host) -> Domain:
@@ -45,7 +44,7 @@ def build(order: Order, media: MediaFiles, taps: Mapping[str, str], host: Host) 
         memory_bytes=machine.memory_bytes,
         boot=_boot(machine, media),
         firmware_on_serial=not machine.vnc and machine.kernel is None,
-        devices=tuple(_devices(machine, media, taps)),
+        devices=tuple(_devices(machine, media, taps, host)),
     )
 
 
@@ -53,9 +52,8 @@ def preview(order: Order, *, kvm: bool = True) -> str:
     """The XML that an agent would make of this order, with the paths and names it would choose: for `berth render`."""
     accelerator = choose_accelerator(order.emulation, kvm_usable=kvm) or Accelerator.KVM
     taps = {nic.name: f"bt{index}" for index, nic in enumerate(order.machine.nics)}
-    return xml.render(
-        build(order, expected(order.uid, order.machine), taps, Host(accelerator, guest_uid=1_900_000_000))
-    )
+    host = Host(accelerator, guest_uid=1_900_000_000, functions=_any_functions(order.machine))
+    return xml.render(build(order, expected(order.uid, order.machine), taps, host))
 
 
 def domain_name(order: Order) -> str:
@@ -63,10 +61,9 @@ def domain_name(order: Order) -> str:
     return f"{order.namespace}_{order.name}"[:NAME_LENGTH] + f"_{order.uid[:8]}"
 
 
-def boot_orders(disks: Sequence[DiskOrder]) -> dict[str, int]:
-    """Disk name → 1, 2, 3 …: first those with an order given, by it, then the others as they are listed."""
-    ranked = sorted(disks, key=lambda disk: _LAST if disk.boot_order is None else disk.boot_order)
-    return {disk.name: place for place, disk in enumerate(ranked, start=1)}
+def _any_functions(machine: MachineOrder) -> dict[str, tuple[str, ...]]:
+    """Addresses that no host has, as many as are ordered."""
+    return {nic.resource: tuple(f"ffff:ff:{n:02x}.0" for n in range(len(machine.nics))) for nic in machine.nics}
 
 
 def _uuid(uid: str) -> str:
@@ -84,11 +81,11 @@ def _boot(machine: MachineOrder, media: MediaFiles) -> DirectBoot | None:
     return DirectBoot(media.kernel, media.initrd, checked("spec.boot.kernel.args", machine.kernel.args))
 
 
-def _devices(machine: MachineOrder, media: MediaFiles, taps: Mapping[str, str]) -> Iterator[Device]:
+def _devices(machine: MachineOrder, media: MediaFiles, taps: Mapping[str, str], host: Host) -> Iterator[Device]:
+    boots = boot_orders(machine)
     yield NoUsb()
-    yield from _disks(machine, media)
-    for index, nic in enumerate(machine.nics):
-        yield Interface(taps[nic.name], nic.mac, nic.model, address.PciAddress(address.NIC_SLOT + index))
+    yield from _disks(machine, media, boots)
+    yield from nics.devices(machine, taps, host, boots)
     yield Console(media.console_socket)
     yield MemBalloon(address.system(0))
     yield Rng(address.system(1))
@@ -99,14 +96,13 @@ def _devices(machine: MachineOrder, media: MediaFiles, taps: Mapping[str, str]) 
     yield Panic()
 
 
-def _disks(machine: MachineOrder, media: MediaFiles) -> Iterator[Disk]:
+def _disks(machine: MachineOrder, media: MediaFiles, boots: BootOrders) -> Iterator[Disk]:
     files = {file.name: file for file in media.disks}
-    orders = boot_orders(machine.disks) if machine.kernel is None else {}
     counts = dict.fromkeys(DiskBus, 0)
     for disk in machine.disks:
         if disk.name not in files:
             raise HostFault(f"disk {disk.name}: no file was prepared for it", reason="ImageFileMissing")
-        yield _disk(files[disk.name], disk.bus, counts[disk.bus], disk.name, disk.read_only, orders.get(disk.name))
+        yield _disk(files[disk.name], disk.bus, counts[disk.bus], disk.name, disk.read_only, boots.disks.get(disk.name))
         counts[disk.bus] += 1
     if media.seed is not None:
         seed = DiskFile(SEED_SERIAL, media.seed, "raw")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from berth.api.order import Emulation
@@ -28,6 +29,10 @@ class Host:
     guest_uid: int
     machine: str = MACHINE
     emulator: str = EMULATOR
+    vhost: bool = False
+    """Whether the host's kernel can move packets between tap and guest."""
+    functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Device plugin resource → addresses of the PCI functions that the pod was given of it."""
 
 
 def choose_accelerator(emulation: Emulation, *, kvm_usable: bool) -> Accelerator | None:

@@ -31,6 +31,17 @@ class ObservedDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestNic:
+    """A NIC that a running machine has. ``slot`` is where it is plugged in; None: it stays for this start."""
+
+    name: str
+    alias: str  # libvirt's name of it
+    mac: str
+    link_up: bool = True
+    slot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Guest:
     """An ObservedDomain, read: ``order`` is the one recorded in its metadata, without its secrets."""
 
@@ -40,6 +51,12 @@ class Guest:
     guest_uid: int
     accelerator: Accelerator
     detail: str = ""
+    nics: tuple[GuestNic, ...] = ()
+    free_slots: tuple[int, ...] = ()
+    """Where further NICs could be plugged in."""
+
+    def nic(self, name: str) -> GuestNic | None:
+        return next((nic for nic in self.nics if nic.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Final
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from berth.domain import metadata
+from berth.domain import live, metadata
 from berth.domain.element import element
 from berth.domain.host import Accelerator
 from berth.domain.model import Domain
@@ -56,7 +56,17 @@ def read(observed: ObservedDomain) -> Guest:
         text = f"the domain {observed.name} is not one that Berth made: {type(error).__name__}: {error}"
         raise HostFault(text, reason="MetadataUnreadable") from error
     order = metadata.from_element(root)
-    return Guest(observed.uid, observed.state, order, guest_uid, accelerator, observed.detail)
+    nics = live.nics(root, order)
+    return Guest(
+        uid=observed.uid,
+        state=observed.state,
+        order=order,
+        guest_uid=guest_uid,
+        accelerator=accelerator,
+        detail=observed.detail,
+        nics=nics,
+        free_slots=live.free_slots(root),
+    )
 
 
 def _os(domain: Domain) -> Element:
