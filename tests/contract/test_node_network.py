@@ -86,7 +86,7 @@ def test_what_is_missing_is_mended_and_nothing_else(running: Bench) -> None:
         ("ip link set vm0 down", [wiring.AddAddress, wiring.LinkUp, wiring.SetNeighbour]),
         ("ip addr add 10.9.9.9/24 dev vm0", [wiring.RemoveAddress]),
         ("nft delete chain netdev berth ingress", [wiring.LoadRules]),
-        ("nft flush chain ip berth through", [wiring.LoadRules]),
+        ("nft flush chain inet berth through", [wiring.LoadRules]),
         ("echo 0 > /proc/sys/net/ipv4/conf/vm0/arp_ignore", [wiring.WriteSysctl]),
         ("ip neigh del 10.0.2.2 dev vm0", [wiring.SetNeighbour]),
     ):

@@ -151,17 +151,3 @@ def test_any_options_are_survived_and_nobody_else_gets_an_answer(
 def test_any_search_list_is_encodable(domains: list[str]) -> None:
     encoded = dhcp.encode_search(tuple(domains))
     assert encoded == b"" or encoded.endswith(b"\0")
-
-
-def test_resolv_conf() -> None:
-    servers = "nameserver 10.96.0.10\nnameserver fd00::10\n# x\noptions ndots:5\nnameserver 1.1.1.1\n"
-    text = f"domain old\nsearch a.b c.d\n{servers}"
-    assert dhcp.parse_resolv_conf(text) == dhcp.Resolver(
-        (ipaddress.IPv4Address("10.96.0.10"), ipaddress.IPv4Address("1.1.1.1")), ("a.b", "c.d")
-    )
-    assert dhcp.parse_resolv_conf("nameserver\nsearch\n") == dhcp.Resolver()
-
-
-@given(st.text())
-def test_any_resolv_conf_is_survived(text: str) -> None:
-    assert len(dhcp.parse_resolv_conf(text).dns) <= 3

@@ -13,7 +13,7 @@ WANT = Wiring(guest_mac="52:54:00:12:34:56", mtu=1450)
 RIGHT = Observed(
     link=Link(7, GATEWAY_MAC, 1450, up=True),
     addresses=frozenset({"10.0.2.1/24"}),
-    guest_mac="52:54:00:12:34:56",
+    neighbours={"10.0.2.2": "52:54:00:12:34:56"},
     sysctls=WANT.sysctls,
     rules_match=True,
 )
@@ -45,8 +45,8 @@ def test_a_new_guest_comes_up_only_behind_its_rules() -> None:
         (replace(RIGHT, link=Link(7, GATEWAY_MAC, 1450, up=False)), [wiring.LinkUp]),
         (replace(RIGHT, addresses=frozenset()), [wiring.AddAddress]),
         (replace(RIGHT, addresses=frozenset({"10.0.2.1/24", "10.0.2.2/24"})), [wiring.RemoveAddress]),
-        (replace(RIGHT, guest_mac=None), [wiring.SetNeighbour]),
-        (replace(RIGHT, guest_mac="52:54:00:00:00:01"), [wiring.SetNeighbour]),
+        (replace(RIGHT, neighbours={}), [wiring.SetNeighbour]),
+        (replace(RIGHT, neighbours={"10.0.2.2": "52:54:00:00:00:01"}), [wiring.SetNeighbour]),
         (replace(RIGHT, rules_match=False), [wiring.LoadRules]),
         (replace(RIGHT, sysctls=WANT.sysctls | {"net/ipv4/ip_forward": "0"}), [wiring.WriteSysctl]),
     ],
@@ -69,7 +69,7 @@ def test_tap_names_fit_the_kernel_and_differ() -> None:
 class TestFirewall:
     def test_the_script_replaces_whole_tables_in_one_go(self) -> None:
         script = firewall.build(WANT).script
-        for family in ("ip", "netdev"):
+        for family in ("inet", "netdev"):
             assert script.index(f"delete table {family} berth") < script.index(f"table {family} berth {{")
 
     def test_what_was_loaded_is_recognized(self) -> None:
@@ -83,6 +83,6 @@ class TestFirewall:
 
     def test_a_rule_more_or_less_is_noticed(self) -> None:
         rules = firewall.build(WANT)
-        listing = rules.script.split("delete table ip berth\n")[1]
+        listing = rules.script.split("delete table inet berth\n")[1]
         assert not firewall.parse(listing.replace('\t\tiifname "vm0" drop\n', "")).same_as(rules)
         assert not firewall.parse(listing.replace("\t\tether", "\t\taccept\n\t\tether", 1)).same_as(rules)

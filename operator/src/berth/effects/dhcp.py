@@ -1,4 +1,4 @@
-"""DHCPv4 for one guest: a request's bytes and the guest's lease in, a reply's bytes out. Called by dhcpd.py.
+"""DHCPv4 for one guest: a request's bytes and the guest's lease in, a reply's bytes out. Called by answers.py.
 
 There is one client and one address, for ever: whoever asks with the guest's MAC gets it, everybody else gets silence.
 The request is hostile input: it is read with bounds and never trusted about its own lengths.
@@ -16,7 +16,10 @@ _COOKIE = b"\x63\x82\x53\x63"
 _FOR_EVER = b"\xff\xff\xff\xff"
 _SMALLEST = 300  # some clients drop what is shorter than BOOTP was
 _DEFAULT_LIMIT, _LARGEST = 576 - 28, 1500 - 28
+SERVER_PORT, CLIENT_PORT = 67, 68
 BROADCAST = "255.255.255.255"
+SERVER = ipaddress.IPv4Address("10.0.2.1")
+"""The same wherever a guest is answered: its lease stays right when it moves to another node."""
 
 
 class Kind(enum.IntEnum):
@@ -52,15 +55,16 @@ class Option(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """All that the guest is told."""
+    """All that the guest is told. Without a router, or with somebody else's, the server goes by a name of its own."""
 
     mac: bytes
     address: ipaddress.IPv4Interface
-    router: ipaddress.IPv4Address
+    router: ipaddress.IPv4Address | None
     mtu: int
     hostname: str = ""
     dns: tuple[ipaddress.IPv4Address, ...] = ()
     search: tuple[str, ...] = ()
+    server: ipaddress.IPv4Address = SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ def answer(data: bytes, lease: Lease) -> Reply | None:
 
 
 def _answer_request(request: Request, lease: Lease) -> Reply | None:
-    if request.options.get(Option.SERVER, lease.router.packed) != lease.router.packed:
+    if request.options.get(Option.SERVER, lease.server.packed) != lease.server.packed:
         return None  # it chose another server's offer
     asked = request.options.get(Option.REQUESTED, request.client_address)
     return _reply(request, lease, Kind.ACK if asked == lease.address.ip.packed else Kind.NAK)
@@ -161,7 +165,7 @@ def _limit(request: Request) -> int:
 
 def _options(request: Request, lease: Lease, kind: Kind) -> list[tuple[Option, bytes]]:
     """The most important first: what does not fit is left out."""
-    found = [(Option.KIND, bytes([kind])), (Option.SERVER, lease.router.packed)]
+    found = [(Option.KIND, bytes([kind])), (Option.SERVER, lease.server.packed)]
     if client := request.options.get(Option.CLIENT):
         found.append((Option.CLIENT, client))
     if kind is Kind.NAK:
@@ -170,8 +174,8 @@ def _options(request: Request, lease: Lease, kind: Kind) -> list[tuple[Option, b
         found.append((Option.LEASE_TIME, _FOR_EVER))
     found += [
         (Option.MASK, lease.address.netmask.packed),
-        (Option.ROUTER, lease.router.packed),
-        (Option.MTU, lease.mtu.to_bytes(2, "big")),
+        (Option.ROUTER, lease.router.packed if lease.router else b""),
+        (Option.MTU, lease.mtu.to_bytes(2, "big") if lease.mtu else b""),
         (Option.DNS, b"".join(server.packed for server in lease.dns)),
         (Option.HOSTNAME, lease.hostname.encode("ascii", "ignore")),
         (Option.DOMAIN, lease.search[0].rstrip(".").encode("ascii", "ignore") if lease.search else b""),
@@ -198,27 +202,3 @@ def encode_search(domains: tuple[str, ...]) -> bytes:
         if all(0 < len(label) < 64 for label in labels) and sum(len(label) + 1 for label in labels) < 255:
             out += b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
     return out
-
-
-@dataclass(frozen=True, slots=True)
-class Resolver:
-    """What a resolv.conf says."""
-
-    dns: tuple[ipaddress.IPv4Address, ...] = ()
-    search: tuple[str, ...] = ()
-
-
-def parse_resolv_conf(text: str) -> Resolver:
-    """IPv4 name servers, three at most as in resolv.conf(5), and the last search list."""
-    dns: list[ipaddress.IPv4Address] = []
-    search: tuple[str, ...] = ()
-    for line in text.splitlines():
-        match line.split():
-            case ["nameserver", address, *_]:
-                try:
-                    dns.append(ipaddress.IPv4Address(address))
-                except ValueError:
-                    continue  # IPv6, for which there is DHCPv6
-            case ["search" | "domain", *domains]:
-                search = tuple(domains)
-    return Resolver(tuple(dns[:3]), search)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import ipaddress
 import os
 import socket
 import struct
@@ -85,13 +86,19 @@ class Inside:
     def links(self) -> dict[str, wiring.Link]:
         return {link.name: wiring.Link(link.index, link.mac, link.mtu, link.up) for link in self.route.links()}
 
+    def families(self, link: wiring.Link) -> frozenset[int]:
+        """4, 6 or both: of which the link has an address that others can call it by."""
+        found = (ipaddress.ip_interface(address).ip for address in self.route.addresses(link.index))
+        return frozenset(address.version for address in found if address.version == 4 or not address.is_link_local)
+
     def observe(self, want: wiring.Wiring, link: wiring.Link, *, fresh: bool) -> wiring.Observed:
         """A device that was just moved in can have no rules: they are not asked for."""
+        names = [*want.sysctls, want.uplink_accepts]
         return wiring.Observed(
             link,
             frozenset(self.route.addresses(link.index)),
-            _neighbour(self.route, link.index, str(want.guest.ip)),
-            {name: value for name in want.sysctls if (value := _read_sysctl(name)) is not None},
+            {n.address: n.mac for n in self.route.neighbours(link.index) if n.state & PERMANENT},
+            {name: value for name in names if (value := _read_sysctl(name)) is not None},
             not fresh and firewall.build(want).same_as(list_rules()),
         )
 
@@ -115,11 +122,6 @@ def open_inside() -> Iterator[Inside]:
             yield Inside(route)
     except NetlinkError as error:  # a device went away while it was looked at: the pod is being taken down
         raise HostFault(f"the pod's network cannot be read: {error}", reason="NetworkFailed") from error
-
-
-def _neighbour(route: Route, index: int, address: str) -> str | None:
-    known = (n for n in route.neighbours(index) if n.address == address and n.state & PERMANENT)
-    return next((n.mac for n in known), None)
 
 
 def _apply_netlink(route: Route, change: wiring.Change) -> None:
@@ -164,7 +166,7 @@ def _write_sysctl(name: str, value: str) -> None:
 
 
 def list_rules() -> firewall.Ruleset:
-    texts = [_nft("list", "table", family, "berth") for family in ("ip", "netdev")]
+    texts = [_nft("list", "table", family, "berth") for family in ("inet", "netdev")]
     return firewall.parse("".join(done.stdout for done in texts if done.returncode == 0))
 
 

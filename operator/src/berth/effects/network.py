@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from berth.api.order import NicKind, NicOrder
-from berth.effects import berths, dhcp, dhcpd, paths, podnic, taps, wiring
+from berth.effects import berths, dhcpd, paths, podnic, resolver, taps, wiring
 from berth.effects.ports import Berth
 from berth.errors import HostFault
 
@@ -29,9 +29,9 @@ class NodeNetwork:
     def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
         if sum(nic.kind is NicKind.POD for nic in nics) > 1:
             raise HostFault("a machine may have one NIC on the pod network", reason="OrderInvalid")
-        resolver = dhcp.parse_resolv_conf(berths.resolv_conf(berth))
+        told = resolver.parse(berths.resolv_conf(berth))
         with paths.closing(berths.open_namespace(berth, "net")) as netns:
-            site = taps.Site(vm_uid, berth, netns, hostname, resolver, lambda change: self.on_change(vm_uid, change))
+            site = taps.Site(vm_uid, berth, netns, hostname, told, lambda change: self.on_change(vm_uid, change))
             taps.remove_others(site, nics)
             self.dhcp.keep(vm_uid, {nic.name for nic in nics})
             for nic in nics:

@@ -1,55 +1,50 @@
-"""The NIC on the pod network: the pod's address is the guest's. Its tap, wired in the berth; its guest, told about it.
+"""The NIC on the pod network: the pod's addresses are the guest's. Its tap, wired in the berth; its guest, told of it.
 
 Called by network.py. Level-based: what is there is observed, compared with what shall be (wiring.py), and only the
-difference is made.
+difference is made. The guest has each family of which the pod has an address.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-
 from berth.api.order import NicOrder
-from berth.effects import dhcp, dhcpd, namespaces, netlink, shaping, taps, wiring
+from berth.effects import answers, dhcp, dhcpd, dhcpv6, namespaces, netlink, ra, shaping, taps, wiring
 from berth.errors import HostFault
+
+_GATEWAY_MAC = bytes.fromhex(wiring.GATEWAY_MAC.replace(":", ""))
 
 
 def attach(site: taps.Site, nic: NicOrder, service: dhcpd.DhcpService) -> None:
     fresh = taps.bring_in(site, nic)
-    want, device, line = namespaces.in_network(site.netns, lambda: _wire(site, nic, fresh=fresh))
-    place = os.fstat(site.netns)
-    answers = dhcpd.Service((place.st_dev, place.st_ino, device), _lease(site, want))
-    if service.serves(site.vm_uid, nic.name, answers):
-        line.close()
-    else:
-        service.start(site.vm_uid, nic.name, line, answers)
+    want, index = namespaces.in_network(site.netns, lambda: _wire(site, nic, fresh=fresh))
+    service.serve((site.vm_uid, nic.name), site.netns, (want.device, index), _told(site, want))
 
 
-def _wire(site: taps.Site, nic: NicOrder, *, fresh: bool) -> tuple[wiring.Wiring, int, socket.socket]:
-    """In the berth's namespace: make what is missing, and a socket for DHCP."""
+def _wire(site: taps.Site, nic: NicOrder, *, fresh: bool) -> tuple[wiring.Wiring, int]:
+    """In the berth's namespace: make what is missing. What shall be, and the tap's index."""
     with netlink.open_inside() as inside:
         links = inside.links()
         if wiring.UPLINK not in links:
             message = f"the pod has no {wiring.UPLINK}: its network is not set up (yet)"
             raise HostFault(message, reason="PodNetworkMissing")
-        link = taps.known(links, nic)
-        want = wiring.Wiring(guest_mac=nic.mac.lower(), mtu=links[wiring.UPLINK].mtu)
+        link, uplink = taps.known(links, nic), links[wiring.UPLINK]
+        families = inside.families(uplink)
+        want = wiring.Wiring(nic.mac.lower(), min(nic.mtu or uplink.mtu, uplink.mtu), 4 in families, 6 in families)
         for change in wiring.plan(inside.observe(want, link, fresh=fresh), want):
             inside.apply(change, want)
             site.changed(change)
-        for name, limit in ((want.device, nic.inbound), (want.uplink, nic.outbound)):
-            if shaping.shape(name, limit):
-                site.changed(wiring.SetLimit(name, limit))
-        return want, link.index, dhcpd.open_socket(wiring.DEVICE)
+    for name, limit in ((want.device, nic.inbound), (want.uplink, nic.outbound)):
+        if shaping.shape(name, limit):
+            site.changed(wiring.SetLimit(name, limit))
+    return want, link.index
 
 
-def _lease(site: taps.Site, want: wiring.Wiring) -> dhcp.Lease:
-    return dhcp.Lease(
-        mac=bytes.fromhex(want.guest_mac.replace(":", "")),
-        address=want.guest,
-        router=want.gateway.ip,
-        mtu=want.mtu,
-        hostname=site.hostname,
-        dns=site.resolver.dns,
-        search=site.resolver.search,
+def _told(site: taps.Site, want: wiring.Wiring) -> answers.Guest:
+    mac = bytes.fromhex(want.guest_mac.replace(":", ""))
+    told, name = site.resolver, site.hostname
+    return answers.Guest(
+        mac,
+        _GATEWAY_MAC,
+        dhcp.Lease(mac, wiring.GUEST, wiring.GATEWAY.ip, want.mtu, name, told.dns, told.search) if want.ipv4 else None,
+        dhcpv6.Lease(wiring.GUEST6.ip, _GATEWAY_MAC, name, told.dns6, told.search) if want.ipv6 else None,
+        ra.Advertisement(_GATEWAY_MAC, want.mtu, dns=told.dns6, search=told.search) if want.ipv6 else None,
     )

@@ -29,6 +29,8 @@ _IFF_UP: Final = 1
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _IFINFO: Final = struct.Struct("=BxHiII")  # family, type, index, flags, which flags change
 _IFADDR: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+_IFA_NO_DETECTION: Final = 0x02
 _NEIGH: Final = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _TCMSG: Final = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
 _BUFFER: Final = 1 << 16
@@ -91,23 +93,27 @@ class Route:
         return found
 
     def addresses(self, index: int) -> list[str]:
-        """The IPv4 addresses of a link, with prefix lengths."""
-        found = []
-        for body in self._dump(_GETADDR, _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0)):
-            _, prefix, _, _, of = _IFADDR.unpack_from(body)
+        """The addresses of a link, of both families, with prefix lengths."""
+        return self.every_address().get(index, [])
+
+    def every_address(self) -> dict[int, list[str]]:
+        """The addresses of all links."""
+        found: dict[int, list[str]] = {}
+        for body in self._dump(_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            family, prefix, _, _, of = _IFADDR.unpack_from(body)
             have = _attributes(body[_IFADDR.size :])
-            if of == index and _IFA_ADDRESS in have:
-                found.append(f"{ipaddress.IPv4Address(have[_IFA_ADDRESS])}/{prefix}")
+            if family in _FAMILIES and _IFA_ADDRESS in have:
+                found.setdefault(of, []).append(f"{ipaddress.ip_address(have[_IFA_ADDRESS])}/{prefix}")
         return found
 
     def neighbours(self, index: int) -> list[NeighbourInfo]:
-        """Which MAC address stands for which IPv4 address on a link."""
+        """Which MAC address stands for which IP address on a link."""
         found = []
-        for body in self._dump(_GETNEIGH, _NEIGH.pack(socket.AF_INET, 0, 0, 0, 0)):
-            _, of, state, _, _ = _NEIGH.unpack_from(body)
+        for body in self._dump(_GETNEIGH, _NEIGH.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            family, of, state, _, _ = _NEIGH.unpack_from(body)
             have = _attributes(body[_NEIGH.size :])
-            if of == index and _NDA_DST in have and _NDA_LLADDR in have:
-                address = str(ipaddress.IPv4Address(have[_NDA_DST]))
+            if family in _FAMILIES and of == index and _NDA_DST in have and _NDA_LLADDR in have:
+                address = str(ipaddress.ip_address(have[_NDA_DST]))
                 found.append(NeighbourInfo(address, _colons(have[_NDA_LLADDR]), state))
         return found
 
@@ -134,8 +140,9 @@ class Route:
 
     def set_neighbour(self, index: int, address: str, mac: str) -> None:
         """For ever, whatever else was known of that address."""
-        attributes = _attribute(_NDA_DST, ipaddress.IPv4Address(address).packed) + _attribute(_NDA_LLADDR, _bytes(mac))
-        self._ask(_NEWNEIGH, _NEIGH.pack(socket.AF_INET, index, PERMANENT, 0, 0) + attributes, _CREATE | _REPLACE)
+        family, packed = _packed(address)
+        attributes = _attribute(_NDA_DST, packed) + _attribute(_NDA_LLADDR, _bytes(mac))
+        self._ask(_NEWNEIGH, _NEIGH.pack(family, index, PERMANENT, 0, 0) + attributes, _CREATE | _REPLACE)
 
     def root_qdisc(self, index: int) -> QdiscInfo | None:
         """What orders and delays what a link sends."""
@@ -200,10 +207,17 @@ def _check(content: bytes) -> None:
 
 
 def _address(index: int, address: str) -> bytes:
-    interface = ipaddress.IPv4Interface(address)
-    packed = interface.ip.packed
-    head = _IFADDR.pack(socket.AF_INET, interface.network.prefixlen, 0, 0, index)
+    """An IPv6 address is nobody else's: the kernel need not ask around before it uses it."""
+    interface = ipaddress.ip_interface(address)
+    family, packed = _packed(str(interface.ip))
+    flags = _IFA_NO_DETECTION if family == socket.AF_INET6 else 0
+    head = _IFADDR.pack(family, interface.network.prefixlen, flags, 0, index)
     return head + _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
+
+
+def _packed(address: str) -> tuple[int, bytes]:
+    found = ipaddress.ip_address(address)
+    return (socket.AF_INET if found.version == 4 else socket.AF_INET6), found.packed
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

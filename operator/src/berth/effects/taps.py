@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from berth.api.order import NicKind, NicOrder
-from berth.effects import dhcp, namespaces, netlink, wiring
+from berth.effects import namespaces, netlink, wiring
 from berth.effects.ports import Berth
+from berth.effects.resolver import Resolver
 from berth.errors import HostFault
 
 
@@ -23,7 +24,7 @@ class Site:
     berth: Berth
     netns: int
     hostname: str
-    resolver: dhcp.Resolver
+    resolver: Resolver
     changed: Callable[[wiring.Change], None] = lambda change: None
 
 

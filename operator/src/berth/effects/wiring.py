@@ -16,33 +16,64 @@ DEVICE = "vm0"
 UPLINK = "eth0"
 GUEST = ipaddress.IPv4Interface("10.0.2.2/24")
 GATEWAY = ipaddress.IPv4Interface("10.0.2.1/24")
+GUEST6 = ipaddress.IPv6Interface("fd00:10:0:2::2/64")
+GATEWAY6 = ipaddress.IPv6Interface("fd00:10:0:2::1/64")
+ROUTER6 = ipaddress.IPv6Interface("fe80::1/64")
+"""What the guest knows as its router; GATEWAY6 is what it sees itself under when it calls its own pod."""
 GATEWAY_MAC = "02:00:0a:00:02:01"
-"""The same in every berth: the guest's ARP entry of its gateway stays right when it moves to another node."""
+"""The same in every berth: what the guest knows of its neighbours stays right when it moves to another node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What shall be."""
+    """What shall be: in each family that the pod has an address of."""
 
     guest_mac: str
     mtu: int
-    guest: ipaddress.IPv4Interface = GUEST
-    gateway: ipaddress.IPv4Interface = GATEWAY
+    ipv4: bool = True
+    ipv6: bool = False
     device: str = DEVICE
     uplink: str = UPLINK
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """The tap's."""
+        ipv4 = (str(GATEWAY),) if self.ipv4 else ()
+        return (*ipv4, str(ROUTER6), str(GATEWAY6)) if self.ipv6 else ipv4
+
+    @property
+    def guests(self) -> tuple[str, ...]:
+        """The guest's addresses, without prefix lengths."""
+        ipv4 = (str(GUEST.ip),) if self.ipv4 else ()
+        return (*ipv4, str(GUEST6.ip)) if self.ipv6 else ipv4
+
+    @property
     def sysctls(self) -> dict[str, str]:
-        conf = f"net/ipv4/conf/{self.device}"
-        return {
+        conf, conf6 = f"net/ipv4/conf/{self.device}", f"net/ipv6/conf/{self.device}"
+        found = {
             "net/ipv4/ip_forward": "1",  # first: it sets others of these to what suits a router
-            f"net/ipv6/conf/{self.device}/disable_ipv6": "1",
             f"{conf}/arp_ignore": "1",  # answer for the gateway only, not for the pod's other addresses
             f"{conf}/rp_filter": "1",
             f"{conf}/accept_redirects": "0",
+            f"{conf}/accept_source_route": "0",
             f"{conf}/send_redirects": "0",
             "net/ipv4/conf/all/send_redirects": "0",
         }
+        if not self.ipv6:
+            return found | {f"{conf6}/disable_ipv6": "1"}
+        return found | {
+            "net/ipv6/conf/all/forwarding": "1",
+            f"{conf6}/accept_ra": "0",
+            f"{conf6}/accept_redirects": "0",
+            f"{conf6}/accept_source_route": "0",
+            f"{conf6}/addr_gen_mode": "1",  # none but the fixed addresses
+            f"{conf6}/disable_ipv6": "0",
+        }
+
+    @property
+    def uplink_accepts(self) -> str:
+        """1: router advertisements are heeded, but not by a router; 2: in any case. What the CNI relies on stays."""
+        return f"net/ipv6/conf/{self.uplink}/accept_ra"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +90,7 @@ class Observed:
 
     link: Link
     addresses: frozenset[str] = frozenset()
-    guest_mac: str | None = None  # the permanent neighbour entry
+    neighbours: Mapping[str, str] = field(default_factory=dict)  # permanent ones: address → MAC
     sysctls: Mapping[str, str] = field(default_factory=dict)
     rules_match: bool = False
 
@@ -198,20 +229,23 @@ def plan(seen: Observed, want: Wiring) -> list[Change]:
 
 
 def _changes(seen: Observed, want: Wiring) -> Iterator[Change]:
+    if want.ipv6 and seen.sysctls.get(want.uplink_accepts) == "1":
+        yield WriteSysctl(want.uplink_accepts, "2")
     yield from (WriteSysctl(n, v) for n, v in want.sysctls.items() if seen.sysctls.get(n) != v)
     if not seen.rules_match:
         yield LoadRules()
     changed = (seen.link.mac, seen.link.mtu) != (GATEWAY_MAC, want.mtu)
     if changed:
         yield SetLink(want.device, GATEWAY_MAC, want.mtu)
-    gateway = str(want.gateway)
-    yield from (RemoveAddress(want.device, a) for a in sorted(seen.addresses) if a != gateway)
-    if gateway not in seen.addresses:
-        yield AddAddress(want.device, gateway)
+    yield from (RemoveAddress(want.device, a) for a in sorted(seen.addresses) if a not in want.addresses)
+    missing = [address for address in want.addresses if address not in seen.addresses]
+    yield from (AddAddress(want.device, address) for address in missing if ":" not in address)
     if not seen.link.up:
         yield LinkUp(want.device)
-    if changed or seen.guest_mac != want.guest_mac:  # a new MAC on the device makes the kernel forget all neighbours
-        yield SetNeighbour(want.device, str(want.guest.ip), want.guest_mac)
+    yield from (AddAddress(want.device, address) for address in missing if ":" in address)  # a link has them while up
+    for guest in want.guests:
+        if changed or seen.neighbours.get(guest) != want.guest_mac:  # a new MAC makes the kernel forget all neighbours
+            yield SetNeighbour(want.device, guest, want.guest_mac)
 
 
 def device_name(nic: NicOrder) -> str:
