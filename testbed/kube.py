@@ -229,6 +229,19 @@ class Machine:
         """Ask the guest's web server by its pod IP, from another pod."""
         return in_client(self.cluster, "wget", "-T", "5", "-qO-", f"http://{self.status()['ip']}{path}")
 
+    def shell(self, command: str, seconds: float = 30) -> str:
+        """Run one line in the guest's shell, through the pod network; returns its output and insists on success."""
+        send = f"nc -w {seconds:.0f} {self.status()['ip']} 7002"
+        words = ("exec", "-i", "-n", CLIENT[0], CLIENT[1], "--", "sh", "-c", send)
+        output = self.cluster.kubectl(*words, stdin=f"{command}\n", seconds=seconds + 30)
+        text, _, code = output.rpartition("exit ")
+        assert code.strip() == "0", f"{self.name}: {command}: {output}"
+        return text
+
+    def ips(self) -> list[str]:
+        """The addresses of the berth's pod, IPv4 first."""
+        return [entry["ip"] for entry in (self.berth() or {})["status"]["podIPs"]]
+
     def boot_id(self) -> str:
         """The guest kernel's boot id: it changes exactly when the guest was booted anew."""
         return next(line.split()[-1] for line in self.http().splitlines() if line.startswith("boot_id"))

@@ -6,10 +6,12 @@ mkdir -p "$out" "$root/bin" "$root/dev" "$root/etc" "$root/modules" "$root/proc"
 # musl's compiler wrapper has no kernel headers of its own.
 mkdir -p /tmp/headers && ln -sfn /usr/include/linux /tmp/headers/linux && ln -sfn /usr/include/asm-generic /tmp/headers/asm-generic
 ln -sfn /usr/include/x86_64-linux-gnu/asm /tmp/headers/asm
-musl-gcc -std=gnu17 -static -Os -s -Wall -Wextra -Werror -idirafter /tmp/headers -o "$root/init" "$sources"/init.c "$sources"/services.c "$sources"/devices.c
+musl-gcc -std=gnu17 -static -Os -s -Wall -Wextra -Werror -idirafter /tmp/headers -o "$root/init" "$sources"/init.c "$sources"/services.c "$sources"/devices.c "$sources"/network.c
+musl-gcc -std=gnu17 -static -Os -s -Wall -Wextra -Werror -idirafter /tmp/headers -o "$root/bin/frames" "$sources"/frames.c
 cp /usr/bin/busybox "$root/bin/busybox"
 for applet in $("$root/bin/busybox" --list); do [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"; done
 install -m 755 "$sources/dhcp" "$root/etc/dhcp"
+ln -s dhcp "$root/etc/dhcp6"
 install -m 644 "$sources/modules" "$root/modules/order"
 while read -r name; do
     strip --strip-debug -o "$root/modules/$name.ko" "$(find "$kernel/modules" -name "$name.ko")"

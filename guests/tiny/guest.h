@@ -22,6 +22,9 @@ double uptime(void);
 __attribute__((noreturn)) void serve(void);
 __attribute__((noreturn)) void watch_power_button(void);
 
+/* Brings up every ethN and asks for its addresses, also of those that are plugged in later. */
+void start_network(void);
+
 /* Writes a marker to the disk, reads it back and says what was found there before. */
 void mark_disk(const char *device);
 

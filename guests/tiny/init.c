@@ -3,11 +3,13 @@
  * It is up in two or three seconds without hardware help, and does what tests want to see of a guest:
  *
  *   "berth-guest: up SECONDS"     the first line any process prints
- *   "berth-guest: ip ADDRESS"     after DHCP (which also sets route, DNS, MTU and host name)
+ *   "berth-guest: ip ADDRESS"     after DHCP (which also sets route, DNS, MTU and host name); "ip ethN ADDRESS" on further NICs
+ *   "berth-guest: ip6 ADDRESS"    after DHCPv6, if anybody answers it
  *   a shell on ttyS0 as soon as a line is typed there, the services in services.c, a clean power-off when the ACPI power button is pressed
  *
  * Kernel arguments: berth.panic=S, berth.poweroff=S, berth.reboot=S and berth.exit=S (init ends: the kernel panics) after S
  * seconds; berth.ignore_button; berth.unhealthy=S (HTTP answers 503 from then on); berth.write=/dev/vdX; berth.nodhcp.
+ * The program `frames` sends and hears raw Ethernet frames.
  */
 #define _GNU_SOURCE
 #include "guest.h"
@@ -15,7 +17,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/reboot.h>
-#include <net/if.h>
 #include <signal.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -31,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RESPAWN_SECONDS = 1, MAX_NICS = 8 };
+enum { RESPAWN_SECONDS = 1 };
 
 void say(const char *format, ...)
 {
@@ -113,40 +114,6 @@ static void load_modules(void)
     }
     if (list)
         fclose(list);
-}
-
-static bool bring_up(const char *name)
-{
-    struct ifreq request = {0};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
-    bool there = ioctl(fd, SIOCGIFFLAGS, &request) == 0;
-    request.ifr_flags |= IFF_UP;
-    there = there && ioctl(fd, SIOCSIFFLAGS, &request) == 0;
-    close(fd);
-    return there;
-}
-
-static void start_dhcp(const char *nic)
-{
-    if (!bring_up(nic) || fork() != 0)
-        return;
-    const char *path = "/bin/udhcpc";
-    int silence = open("/dev/null", O_RDWR);
-    dup2(silence, STDOUT_FILENO);
-    dup2(silence, STDERR_FILENO);
-    execl(path, "udhcpc", "-f", "-q", "-i", nic, "-t", "30", "-T", "1", "-A", "1", "-O", "mtu", "-O", "search", "-s", "/etc/dhcp", NULL);
-    _exit(1);
-}
-
-static void start_network(void)
-{
-    char nic[IFNAMSIZ];
-    bring_up("lo");
-    for (int i = 0; i < MAX_NICS && !argument("berth.nodhcp"); i++) {
-        snprintf(nic, sizeof nic, "eth%d", i);
-        start_dhcp(nic);
-    }
 }
 
 static pid_t start_shell(void)
