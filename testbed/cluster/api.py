@@ -6,7 +6,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from testbed.cluster import layout
 from testbed.settings import Settings
 
 Object = Mapping[str, Any]
+WATCH_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,26 @@ class Client:
     def merge(self, path: str, body: Object) -> Any:
         return self._ask("PATCH", path, body, "application/merge-patch+json")
 
+    def watch(self, path: str, version: str) -> Iterator[Any]:
+        """What changes after a version; ends when the server ends it, at the latest after five minutes."""
+        query = f"?watch=1&resourceVersion={version}&timeoutSeconds={WATCH_SECONDS}"
+        request = urllib.request.Request(self.server + path + query)
+        try:
+            with self._opener().open(request, timeout=WATCH_SECONDS + 10) as answer:
+                for line in answer:
+                    yield json.loads(line)
+        except OSError as error:
+            raise errors.NotReady(f"watch {path}: {error}") from error
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.context))
+        return urllib.request.build_opener(*handlers)
+
     def _ask(self, method: str, path: str, body: Object | None = None, kind: str = "application/json") -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.server + path, data, {"Content-Type": kind}, method=method)
-        handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.context))
         try:
-            with urllib.request.build_opener(*handlers).open(request, timeout=10) as answer:
+            with self._opener().open(request, timeout=10) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             reason = error.read().decode(errors="replace")[:500]

@@ -5,6 +5,7 @@ The flags say why they are there when it is not obvious; configuration files com
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from testbed.cluster import layout
@@ -155,7 +156,7 @@ def _node(inputs: Inputs, node: Node) -> tuple[Unit, ...]:
 
 def _addons(inputs: Inputs) -> tuple[Unit, ...]:
     """The cluster's services: they run on the host, so no image has to be made for them."""
-    return (_provisioner(inputs), _dns(inputs), _metrics(inputs))
+    return (_provisioner(inputs), _dns(inputs), _metrics(inputs), _policy(inputs))
 
 
 def _provisioner(inputs: Inputs) -> Unit:
@@ -193,3 +194,17 @@ def _metrics(inputs: Inputs) -> Unit:
         "--kubelet-request-timeout=5s",
     )
     return Unit("metrics-server", argv, Http(f"https://{address}:{port}/livez"), after=("kube-apiserver",))
+
+
+def _policy(inputs: Inputs) -> Unit:
+    """Our own small engine for NetworkPolicies; its source is its configuration."""
+    settings, port = inputs.settings, layout.port(inputs.settings, 10293)
+    argv = (sys.executable, "-m", "testbed.policy", str(port), *(node.name for node in inputs.topology.nodes))
+    environment = (
+        ("PYTHONPATH", str(settings.repository)),
+        ("BERTH_TESTBED_INDEX", str(settings.index)),
+        ("BERTH_STATE", str(settings.state)),
+        ("BERTH_DATA", str(settings.data)),
+    )
+    probe = Http(f"http://127.0.0.1:{port}/healthz")
+    return Unit("policy", argv, probe, None, ("kube-apiserver",), inputs.texts["policy"], environment)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from testbed import files
+from testbed import files, policy
 from testbed.binaries import ensure
 from testbed.cluster import apply, configs, current, desired, host, layout, network, pki, plan, processes, ready, units
 from testbed.progress import Progress
@@ -79,6 +79,7 @@ def write_configuration(settings: Settings, topology: Topology) -> dict[str, str
     health = layout.port(settings, 10291)
     texts["dns"] = configs.corefile(topology, f"{settings.pki}/addons.kubeconfig", layout.dns_port(settings), health)
     files.write_if_changed(settings.data / "Corefile", texts["dns"])
+    texts["policy"] = "".join(path.read_text() for path in sorted(Path(policy.__file__).parent.glob("*.py")))
     return texts
 
 

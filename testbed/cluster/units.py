@@ -23,6 +23,7 @@ HOST_COMPONENTS = (
     "provisioner",
     "dns",
     "metrics-server",
+    "policy",
 )
 
 

@@ -23,7 +23,7 @@ def wanted() -> tuple[units.Unit, ...]:
     where = settings.Settings(Path("/s"), Path("/d"), Path("/c"))
     binaries = {tool: Path(f"/c/bin/x/{tool}") for tool in TOOLS}
     parts = [f"{part}@{node.name}" for node in SHAPE.nodes for part in units.NODE_COMPONENTS]
-    return desired.units(units.Inputs(where, SHAPE, binaries, dict.fromkeys([*parts, "dns"], "text")))
+    return desired.units(units.Inputs(where, SHAPE, binaries, dict.fromkeys([*parts, "dns", "policy"], "text")))
 
 
 def facts(*without: str, nodes: frozenset[str] = ALL_NODES, **digests: str) -> Facts:
