@@ -19,6 +19,7 @@ import yaml
 from berth.api import crd
 from testbed.kube import ROOT, Cluster, wait
 from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
+from tests.unit.api.bad_networks import BAD_NETWORKS, network
 
 GROUP = f"t{uuid.uuid4().hex[:6]}.test.berth.dev"
 
@@ -31,16 +32,20 @@ def cluster() -> Iterator[Cluster]:
         [sys.executable, "-m", "testbed", "kubeconfig"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     found = Cluster(Path(done.stdout.strip()))
-    definition = crd.definition(crd.VIRTUAL_MACHINE)
-    definition["metadata"]["name"] = f"virtualmachines.{GROUP}"
+    names = [_install(found, kind) for kind in crd.KINDS]
+    yield found
+    found.kubectl("delete", "crd", *names)
+
+
+def _install(cluster: Cluster, kind: crd.Kind) -> str:
+    definition = crd.definition(kind)
+    name = definition["metadata"]["name"] = f"{kind.plural}.{GROUP}"
     definition["spec"]["group"] = GROUP
     definition["spec"]["names"] |= {"shortNames": [], "categories": []}
-    found.apply(definition)
-    name = definition["metadata"]["name"]
-    found.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
-    wait("the kind is served", lambda: "virtualmachines" in found.kubectl("api-resources", f"--api-group={GROUP}"), 30)
-    yield found
-    found.kubectl("delete", "crd", name)
+    cluster.apply(definition)
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    wait("the kind is served", lambda: kind.plural in cluster.kubectl("api-resources", f"--api-group={GROUP}"), 30)
+    return name
 
 
 def create(cluster: Cluster, data: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -57,12 +62,30 @@ def test_bad_input_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> N
         assert words in done.stderr
 
 
+@pytest.mark.parametrize("bad", BAD_NETWORKS, ids=lambda bad: bad.name)
+def test_a_bad_network_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> None:
+    done = create(cluster, manifest(bad.spec, kind="Network"))
+    assert done.returncode != 0, done.stdout
+    assert bad.path in done.stderr
+    for words in bad.server or bad.said:
+        assert words in done.stderr
+
+
+def test_a_network_is_taken(cluster: Cluster) -> None:
+    spec = network(ipv6={"range": "fd00:9::/64", "gateway": "fd00:9::1"}, ipv4={"range": "10.9.0.0/24",
+                   "exclude": ["10.9.0.0/28", "10.9.0.77"]}, egress={"type": "NAT"}, dns=["fd00::1"])  # fmt: skip
+    done = create(cluster, manifest(spec, kind="Network"))
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_small_manifest_is_filled_with_defaults(cluster: Cluster) -> None:
     done = create(cluster, manifest(good()))
     assert done.returncode == 0, done.stderr
     spec = json.loads(done.stdout)["spec"]
     assert (spec["power"], spec["cpu"]["count"], spec["memory"]["size"]) == ("On", 1, "512Mi")
-    assert spec["nics"] == [{"name": "default", "pod": {}, "model": "virtio"}]
+    (nic,) = spec["nics"]
+    assert (nic["name"], nic["pod"], nic["model"]) == ("default", {}, "virtio")
+    assert (nic["link"], nic["queues"], nic["antiSpoofing"]) == ("Up", 1, True)
     assert spec["disks"][0]["bus"] == "virtio"
 
 

@@ -23,8 +23,8 @@ class Bad:
 ROOT: Json = {"name": "root", "container": {"image": "example.org/guest:1"}}
 
 
-def manifest(spec: Json, name: str = "bad") -> Json:
-    return {"apiVersion": "berth.dev/v1alpha1", "kind": "VirtualMachine", "metadata": {"name": name}, "spec": spec}
+def manifest(spec: Json, name: str = "bad", kind: str = "VirtualMachine") -> Json:
+    return {"apiVersion": "berth.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
 def good(**spec: Any) -> Json:
@@ -91,15 +91,17 @@ BAD: tuple[Bad, ...] = (
     ),
     Bad(
         "nics-of-one-name",
-        good(nics=[{"name": "a", "network": {"name": n}} for n in "xy"]),
+        good(nics=[{"name": "a", "network": {"name": n}} for n in "qx"]),
         "spec.nics",
         ("a name of its own", "a"),
+        ("Duplicate value",),
     ),
     Bad(
         "mac-twice",
-        good(nics=[{"name": n, "network": {"name": n}, "mac": "02:00:00:00:00:01"} for n in "xy"]),
+        good(nics=[{"name": n, "network": {"name": n}, "mac": "02:00:00:00:00:01"} for n in "qx"]),
         "spec.nics",
         ("each MAC address", "02:00:00:00:00:01"),
+        ("each MAC address",),
     ),
     Bad(
         "two-sources",

@@ -14,6 +14,7 @@ from berth.api import validate
 from berth.api.virtualmachine import Power, VirtualMachine
 from berth.plan import world
 from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
+from tests.unit.api.bad_networks import BAD_NETWORKS, network
 
 
 def problems(data: dict[str, Any]) -> list[validate.Problem]:
@@ -28,6 +29,31 @@ def test_bad_input_is_refused_with_path_limit_and_value(bad: Bad) -> None:
     text = "\n".join(map(str, found))
     for words in bad.said:
         assert words in text
+
+
+@pytest.mark.parametrize("bad", BAD_NETWORKS, ids=lambda bad: bad.name)
+def test_a_bad_network_is_refused_with_path_limit_and_value(bad: Bad) -> None:
+    found = problems(manifest(bad.spec, kind="Network"))
+    assert bad.path in [p.path for p in found]
+    text = "\n".join(map(str, found))
+    for words in bad.said:
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        network(),
+        network(ipv6={"range": "fd00:9::/64", "gateway": "fd00:9::1"}, egress={"type": "NAT"}),
+        {"bridge": {"name": "br0"}},
+        {
+            "vlan": {"device": "eth1.x", "id": 1},
+            "ipv4": {"range": "10.0.0.0/8", "exclude": ["10.1.0.0/16", "10.2.0.1"]},
+        },
+    ],
+)
+def test_a_good_network_is_taken(spec: dict[str, Any]) -> None:
+    assert problems(manifest(spec, kind="Network")) == []
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Data or YAML text → VirtualMachines, or every problem at once: each with file, line, path, limit and given value.
+"""Data or YAML text → VirtualMachines and Networks, or every problem at once: with file, line, path, limit and value.
 
 Called by the CLI with texts and by whoever holds a manifest as a dict. The rules are the models'; this module only
 finds the words. It reads no file and asks no cluster.
@@ -17,9 +17,11 @@ from pydantic import ValidationError
 
 from berth.api import crd, manifests
 from berth.api.base import API_VERSION, GROUP, RULE_ERROR
+from berth.api.network import Network
 from berth.api.virtualmachine import KIND, VirtualMachine
 
 Part = str | int
+MACHINE: Final = crd.VIRTUAL_MACHINE
 LONGEST_GIVEN: Final = 60
 
 
@@ -44,41 +46,46 @@ class Found:
     """What one text holds: the good machines, the objects of other kinds (by kind and name), and what is wrong."""
 
     machines: tuple[VirtualMachine, ...]
+    networks: tuple[Network, ...]
     others: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
-def check(data: Mapping[str, Any]) -> VirtualMachine | list[Problem]:
-    """One manifest as a machine, or everything that is wrong with it."""
+def check(data: Mapping[str, Any]) -> VirtualMachine | Network | list[Problem]:
+    """One manifest as an object of its kind, or everything that is wrong with it. What is no Network is to be a
+    VirtualMachine."""
+    model, kind = (Network, crd.NETWORK) if data.get("kind") == crd.NETWORK.kind else (VirtualMachine, MACHINE)
     try:
-        return VirtualMachine.model_validate_json(json.dumps(data, default=str), strict=True)
+        return model.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        return told(error)
+        return told(error, kind=kind)
 
 
-def told(error: ValidationError, *under: Part) -> list[Problem]:
+def told(error: ValidationError, *under: Part, kind: crd.Kind = MACHINE) -> list[Problem]:
     """pydantic's error as problems; ``under``: where in a manifest the model stands that was checked."""
     details = ({**detail, "loc": (*under, *detail["loc"])} for detail in error.errors(include_url=False))
-    return [problem for detail in details for problem in _problems(detail)]
+    return [problem for detail in details for problem in _problems(detail, kind)]
 
 
 def read(text: str, file: str = "") -> Found:
     """All documents of a text."""
-    machines: list[VirtualMachine] = []
+    good: list[VirtualMachine | Network] = []
     others: list[str] = []
     problems: list[Problem] = []
     documents, broken = manifests.parse(text)
     for flaw in broken:
         problems.append(Problem(flaw.path, flaw.message, file=file, line=flaw.line))
     for document in documents:
-        _sort(document, file, machines, others, problems)
-    return Found(tuple(machines), tuple(others), tuple(sorted(problems, key=lambda p: p.line)))
+        _sort(document, file, good, others, problems)
+    machines = tuple(found for found in good if isinstance(found, VirtualMachine))
+    networks = tuple(found for found in good if isinstance(found, Network))
+    return Found(machines, networks, tuple(others), tuple(sorted(problems, key=lambda p: p.line)))
 
 
 def _sort(
     document: manifests.Document,
     file: str,
-    machines: list[VirtualMachine],
+    good: list[VirtualMachine | Network],
     others: list[str],
     problems: list[Problem],
 ) -> None:
@@ -89,10 +96,10 @@ def _sort(
         others.append(f"{data.get('kind')}/{(data.get('metadata') or {}).get('name', '')}")
     else:
         result = check(data)
-        if isinstance(result, VirtualMachine):
-            machines.append(result)
-        else:
+        if isinstance(result, list):
             problems += [replace(p, file=file, line=document.line(p.path)) for p in result]
+        else:
+            good.append(result)
 
 
 def _is_foreign(data: Mapping[str, Any]) -> bool:
@@ -101,25 +108,30 @@ def _is_foreign(data: Mapping[str, Any]) -> bool:
     return "kind" in data and data["kind"] != KIND and group != GROUP
 
 
-def _problems(detail: Mapping[str, Any]) -> list[Problem]:
+def _problems(detail: Mapping[str, Any], of: crd.Kind) -> list[Problem]:
     if detail["type"] != RULE_ERROR:
-        return [_problem(detail)]
+        return [_problem(detail, of)]
     return [Problem(_path([*detail["loc"], *filter(None, [field])]), said) for field, said in detail["ctx"]["broken"]]
 
 
-def _problem(detail: Mapping[str, Any]) -> Problem:
+def _problem(detail: Mapping[str, Any], of: crd.Kind) -> Problem:
     parts: Sequence[Part] = detail["loc"]
     path, kind, context = _path(parts), str(detail["type"]), detail.get("ctx") or {}
     given = _given(parts, detail.get("input"))
     if kind == "missing":
         return Problem(path, "is required")
     if kind == "extra_forbidden":
-        return Problem(path, f"unknown field{_meant(parts)}", given)
+        return Problem(path, f"unknown field{_meant(parts, of)}", given)
     if kind == "value_error":
         return Problem(path, str(context.get("error", detail["msg"])), given)
     if kind == "literal_error":
-        return Problem(path, f"must be {API_VERSION if path == 'apiVersion' else KIND}", given)
+        return Problem(path, f"must be {_literal(path, context)}", given)
     return Problem(path, _limit(kind, context, str(detail["msg"])), given)
+
+
+def _literal(path: str, context: Mapping[str, Any]) -> str:
+    fixed = {"apiVersion": API_VERSION, "kind": KIND}
+    return fixed.get(path) or f"one of {str(context['expected']).replace(chr(39), '')}"
 
 
 def _limit(kind: str, context: Mapping[str, Any], fallback: str) -> str:
@@ -171,8 +183,8 @@ def _given(parts: Sequence[Part], value: Any) -> str:
     return text if len(text) <= LONGEST_GIVEN else f"{text[:LONGEST_GIVEN]}…"
 
 
-def _meant(parts: Sequence[Part]) -> str:
-    known = _fields_beside(parts)
+def _meant(parts: Sequence[Part], of: crd.Kind) -> str:
+    known = _fields_beside(parts, of)
     close = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0.6)
     if close:
         return f'; did you mean "{close[0]}"?'
@@ -180,14 +192,14 @@ def _meant(parts: Sequence[Part]) -> str:
 
 
 @cache
-def _schema() -> crd.Schema:
-    version: crd.Schema = crd.definition(crd.VIRTUAL_MACHINE)["spec"]["versions"][0]
+def _schema(of: crd.Kind) -> crd.Schema:
+    version: crd.Schema = crd.definition(of)["spec"]["versions"][0]
     schema: crd.Schema = version["schema"]["openAPIV3Schema"]
     return schema
 
 
-def _fields_beside(parts: Sequence[Part]) -> list[str]:
-    here = _schema()
+def _fields_beside(parts: Sequence[Part], of: crd.Kind) -> list[str]:
+    here = _schema(of)
     for part in parts[:-1]:
         here = here.get("items", {}) if isinstance(part, int) else here.get("properties", {}).get(part, {})
     return list(here.get("properties", ()))

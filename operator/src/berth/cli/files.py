@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -12,13 +13,14 @@ import typer
 from rich.text import Text
 
 from berth.api import crd, validate
+from berth.api.network import Network
 from berth.api.order import Emulation, Order
 from berth.api.virtualmachine import VirtualMachine
 from berth.cli import screen
 from berth.cli.options import Files
 from berth.domain import build, xml
 from berth.domain.observed import DomainState, ObservedDomain, StartRecord
-from berth.plan import berthpod, machine, orders, pending, world
+from berth.plan import berthpod, machine, orders, pending, preview, world
 from berth.plan.gathered import Gathered
 from berth.plan.steps import Plan
 
@@ -29,21 +31,23 @@ FOLDERS: Final = ("crds", "charts/berth/files/crds")
 Emulate = Annotated[Emulation, typer.Option("--emulation", help="As in the chart's value emulation.")]
 
 
-def read_machines(files: list[str]) -> list[VirtualMachine]:
-    """All machines of all files; every problem is told before the command ends."""
+def read_machines(files: list[str]) -> tuple[list[VirtualMachine], list[Network]]:
+    """All machines, and all Networks, of all files; every problem is told before the command ends."""
     machines: list[VirtualMachine] = []
+    networks: list[Network] = []
     problems: list[validate.Problem] = []
     for name in files:
         found = validate.read(_text(name), "<stdin>" if name == "-" else name)
         machines += found.machines
+        networks += found.networks
         problems += found.problems
     for problem in problems:
         screen.err.print(Text(str(problem)))
     if problems:
         screen.fail(f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} found")
-    if not machines:
-        screen.fail(f"no VirtualMachine in {', '.join(files)}")
-    return machines
+    if not machines and not networks:
+        screen.fail(f"no VirtualMachine or Network in {', '.join(files)}")
+    return machines, networks
 
 
 def _text(name: str) -> str:
@@ -55,8 +59,10 @@ def _text(name: str) -> str:
 
 def validate_command(files: Files) -> None:
     """Check manifests: every problem with file, line, path, limit and the value given."""
-    for vm in read_machines(files):
-        screen.out.print(Text("ok ", style="green"), Text(f"VirtualMachine {vm.metadata.name}"), sep="")
+    machines, networks = read_machines(files)
+    good = [*((n.kind, n.metadata.name) for n in networks), *((m.kind, m.metadata.name) for m in machines)]
+    for kind, name in good:
+        screen.out.print(Text("ok ", style="green"), Text(f"{kind} {name}"), sep="")
 
 
 def render_command(
@@ -65,8 +71,9 @@ def render_command(
     order: Annotated[bool, typer.Option("--order", help="The order for the node, as JSON, instead.")] = False,
 ) -> None:
     """Print the libvirt domain XML that a node would run."""
-    for vm in read_machines(files):
-        resolved = _order(vm, emulation)
+    machines, networks = read_machines(files)
+    for vm in machines:
+        resolved = _order(vm, networks, emulation)
         text = resolved.model_dump_json(indent=2, by_alias=True) + "\n" if order else build.preview(resolved)
         sys.stdout.write(text)
 
@@ -78,8 +85,9 @@ def plan_command(
     emulation: Emulate = Emulation.NEVER,
 ) -> None:
     """Print the steps a node would take for a machine, each with its reason."""
-    for vm in read_machines(files):
-        resolved = _order(vm, emulation)
+    machines, networks = read_machines(files)
+    for vm in machines:
+        resolved = _order(vm, networks, emulation)
         seen = _gathered(resolved, observed, state)
         screen.out.print(Text(f"{vm.metadata.name}:", style="bold"))
         _print_plan(machine.plan(seen))
@@ -107,7 +115,7 @@ def crds_command(
     screen.out.print(f"wrote {', '.join(stale)}" if stale else "up to date")
 
 
-def _order(vm: VirtualMachine, emulation: Emulation) -> Order:
+def _order(vm: VirtualMachine, networks: Sequence[Network], emulation: Emulation) -> Order:
     """The order as the controller would send it; names that only a cluster gives are stand-ins."""
     meta = vm.metadata
     thing = world.Machine(
@@ -121,8 +129,11 @@ def _order(vm: VirtualMachine, emulation: Emulation) -> Order:
     pod = berthpod.berth_pod(thing, 1, cluster)
     pod["metadata"]["uid"] = str(uuid.uuid5(PREVIEW_UID, "pod"))
     pod["spec"]["nodeName"] = NODE
-    order = orders.order(thing, world.read_pod(pod), cluster)
-    assert order is not None  # the annotation was written a moment ago
+    segments, refused = preview.segments(thing, networks)
+    if refused:
+        screen.fail(f"{meta.name}: {refused}")
+    order = orders.order(thing, world.read_pod(pod), cluster, segments)
+    assert order is not None  # the annotation was written a moment ago, and every lease is there
     return order
 
 

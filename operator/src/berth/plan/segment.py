@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from berth.api import validate
+from berth.api import crd, validate
 from berth.api.network import Lease, NetworkSpec, NetworkStatus
 
 Object = dict[str, Any]
@@ -53,7 +53,7 @@ def read(obj: Object) -> Segment:
     try:
         spec = NetworkSpec.model_validate(obj.get("spec") or {})
     except ValidationError as error:
-        problem = "; ".join(map(str, validate.told(error, "spec")[:5]))
+        problem = "; ".join(map(str, validate.told(error, "spec", kind=crd.NETWORK)[:5]))
     return Segment(
         namespace=meta["namespace"],
         name=meta["name"],
