@@ -37,6 +37,8 @@ table inet berth {{
 	}}
 	chain through {{
 		type filter hook forward priority filter; policy drop;
+		iifname "{up}" oifname "{up}" drop
+		iifname != "{tap}" oifname != "{tap}" accept comment "other NICs have rules of their own"
 		iifname "{tap}" ct state invalid drop
 		iifname "{tap}" oifname "{up}" accept
 		iifname "{up}" oifname "{tap}" ct state established,related accept
@@ -105,7 +107,7 @@ icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} limit rate over 50/sec
 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 saddr {guest6} accept
 icmpv6 type nd-neighbor-solicit ip6 saddr fe80::/10 update @callers {{ ip6 saddr }} accept
 icmpv6 type nd-neighbor-advert ip6 saddr @callers accept
-icmpv6 type echo-request ip6 saddr @callers ip6 daddr {router6} accept
+icmpv6 type echo-request ip6 saddr fe80::/10 ip6 daddr {router6} update @callers {{ ip6 saddr }} accept
 icmpv6 type 133-137 drop
 ip6 saddr {guest6} accept
 """

@@ -44,6 +44,11 @@ def in_network(netns_fd: int, work: Callable[[], T]) -> T:
     return _visit(lambda: syscalls.setns(netns_fd, syscalls.CLONE_NEWNET), work)
 
 
+def in_fresh_network(work: Callable[[], T]) -> T:
+    """Run ``work`` in a network namespace of its own; it ends with the last descriptor that ``work`` opened of it."""
+    return _visit(lambda: syscalls.unshare(syscalls.CLONE_NEWNET), work)
+
+
 def in_mounts(mntns_fd: int, work: Callable[[], T]) -> T:
     """Run ``work`` in a mount namespace. It sees that namespace's files: it must import and open nothing of ours."""
 

@@ -7,12 +7,14 @@ in a module of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from berth.api.order import NicKind, NicOrder
-from berth.effects import berths, dhcpd, paths, podnic, resolver, taps, wiring
+from berth.api.order import NicKind, NicOrder, SegmentMembers
+from berth.effects import berths, dhcpd, joined_nic, paths, podnic, resolver, taps, wiring
 from berth.effects.ports import Berth
+from berth.effects.segment_devices import NodeSegments
 from berth.errors import HostFault
 
 
@@ -21,6 +23,7 @@ class NodeNetwork:
     """Network over netlink, nftables and sockets of this node."""
 
     dhcp: dhcpd.DhcpService = field(default_factory=dhcpd.DhcpService)
+    segments: NodeSegments = field(default_factory=NodeSegments)
     on_change: Callable[[str, wiring.Change], None] = lambda vm_uid, change: None
 
     def create_taps(self, vm_uid: str, guest_uid: int, nics: Sequence[NicOrder]) -> dict[str, str]:
@@ -29,13 +32,13 @@ class NodeNetwork:
     def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
         if sum(nic.kind is NicKind.POD for nic in nics) > 1:
             raise HostFault("a machine may have one NIC on the pod network", reason="OrderInvalid")
-        told = resolver.parse(berths.resolv_conf(berth))
-        with paths.closing(berths.open_namespace(berth, "net")) as netns:
-            site = taps.Site(vm_uid, berth, netns, hostname, told, lambda change: self.on_change(vm_uid, change))
+        with self._site(vm_uid, berth, hostname) as site:
             taps.remove_others(site, nics)
+            joined_nic.remove_others(site, nics, self.segments)
             self.dhcp.keep(vm_uid, {nic.name for nic in nics})
             for nic in nics:
                 self._attach(site, nic)
+        self.segments.collect()
 
     def serve(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
         self.attach(vm_uid, berth, nics, hostname)
@@ -43,12 +46,36 @@ class NodeNetwork:
     def detach(self, vm_uid: str) -> None:
         self.dhcp.keep(vm_uid, set())
         taps.remove(vm_uid)
+        self.segments.remove_ports(vm_uid, set())
+        self.segments.collect()
+
+    def announce(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder]) -> None:
+        with self._site(vm_uid, berth, "") as site:
+            for nic in nics:
+                if nic.kind in (NicKind.SEGMENT, NicKind.ATTACHMENT):
+                    joined_nic.say_where(site, nic)
+
+    def set_members(self, members: SegmentMembers) -> None:
+        self.segments.set_members(members)
+
+    def members(self) -> list[SegmentMembers]:
+        return self.segments.members()
+
+    def tidy(self) -> None:
+        self.segments.guard()
+        self.segments.collect()
+
+    @contextmanager
+    def _site(self, vm_uid: str, berth: Berth, hostname: str) -> Iterator[taps.Site]:
+        told = resolver.parse(berths.resolv_conf(berth))
+        with paths.closing(berths.open_namespace(berth, "net")) as netns:
+            yield taps.Site(vm_uid, berth, netns, hostname, told, lambda change: self.on_change(vm_uid, change))
 
     def _attach(self, site: taps.Site, nic: NicOrder) -> None:
         match nic.kind:
             case NicKind.POD:
                 podnic.attach(site, nic, self.dhcp)
             case NicKind.SEGMENT | NicKind.ATTACHMENT:
-                raise HostFault(f"NIC {nic.name}: {nic.kind} is not known to this agent", reason="OrderInvalid")
+                joined_nic.attach(site, nic, self.dhcp, self.segments)
             case NicKind.DEVICE:
                 pass  # libvirt hands the function to the guest whole

@@ -13,8 +13,12 @@ from typing import Final
 
 from berth.effects.rtnetlink import (
     _CREATE,
+    _GETADDR,
     _GETLINK,
     _GETNEIGH,
+    _IFA_ADDRESS,
+    _IFA_LOCAL,
+    _IFADDR,
     _IFINFO,
     _IFLA_ADDRESS,
     _IFLA_IFNAME,
@@ -83,6 +87,17 @@ class Links(Route):
             found[device.name] = device
         return found
 
+    def device_with(self, address: str) -> Device | None:
+        """The one that has this address."""
+        wanted = ipaddress.ip_address(address)
+        family = socket.AF_INET if wanted.version == 4 else socket.AF_INET6
+        for body in self._dump(_GETADDR, _IFADDR.pack(family, 0, 0, 0, 0)):
+            index = _IFADDR.unpack_from(body)[4]
+            have = _attributes(body[_IFADDR.size :])
+            if have.get(_IFA_LOCAL, have.get(_IFA_ADDRESS)) == wanted.packed:
+                return next((device for device in self.devices().values() if device.index == index), None)
+        return None
+
     def add_veth(self, name: str, peer: str, peer_netns: int, *, mtu: int) -> None:
         """Both ends at once, the peer in the other namespace: nothing is ever half there."""
         there = _attribute(_IFLA_IFNAME, peer.encode() + b"\0") + _attribute(_IFLA_NET_NS_FD, _int(peer_netns))
@@ -138,17 +153,18 @@ class Links(Route):
         self._ask(_DELNEIGH, _fdb(index, entry))
 
     def host_routes(self, index: int) -> set[str]:
-        """The single addresses that are reached through a link."""
+        """The single addresses that were routed to a link, not by the kernel itself."""
         return {*self._host_routes(socket.AF_INET, index), *self._host_routes(socket.AF_INET6, index)}
 
     def _host_routes(self, family: int, index: int) -> set[str]:
         bits = 32 if family == socket.AF_INET else 128
         found = set()
         for body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
-            of, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+            of, prefix, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
             have = _attributes(body[_ROUTE.size :])
             out = int.from_bytes(have.get(_RTA_OIF, b"\0"), "little")
-            if (of, prefix, table, kind, out) == (family, bits, _MAIN, _UNICAST, index) and _RTA_DST in have:
+            ours = (of, prefix, table, protocol, kind) == (family, bits, _MAIN, _STATIC, _UNICAST)
+            if ours and out == index and _RTA_DST in have:
                 found.add(str(ipaddress.ip_address(have[_RTA_DST])))
         return found
 
