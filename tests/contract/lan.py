@@ -13,16 +13,22 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from berth.effects import namespaces, syscalls
+from berth.api.order import NicOrder
+from berth.effects import namespaces, syscalls, wiring
+from berth.effects.network import NodeNetwork
+from berth.effects.ports import Berth
 from tests.contract import pods
 
 T = TypeVar("T")
 GUEST_MAC = "52:54:00:12:34:56"
 POD_IP, NODE_IP = "10.77.0.5", "10.77.0.1"
+POD_IP6, NODE_IP6 = "fd77::5", "fd77::1"
+VM = "6f5ffeef-839c-4c00-8437-8da47dfe23fa"
+NICS = (NicOrder(name="default", mac=GUEST_MAC),)
 
 
 def new_namespace() -> int:
@@ -74,6 +80,17 @@ class Lan:
         run(self.netns, f"ip link set lo up; ip link set eth0 mtu {self.mtu} up; ip addr add {POD_IP}/24 dev eth0")
         run(self.netns, f"ip route add default via {NODE_IP}")
 
+    def up6(self) -> None:
+        """What it does for IPv6."""
+        run(
+            self.node,
+            f"ip addr replace {NODE_IP6}/64 dev veth0 nodad; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+        )
+        run(
+            self.netns,
+            f"ip addr replace {POD_IP6}/64 dev eth0 nodad; ip -6 route replace default via {NODE_IP6}",
+        )
+
     def plug(self, tap: str) -> None:
         """Start the guest: its NIC's frames come and go through the tap from now on, wherever the tap is moved to."""
         outer = open_tap(tap)
@@ -93,6 +110,11 @@ class Lan:
     def configure(self) -> None:
         run(self.guest, "ip addr add 10.0.2.2/24 dev enp0; ip route add default via 10.0.2.1")
 
+    def configure6(self) -> None:
+        """The address that DHCPv6 grants; the route is learned from the router."""
+        run(self.guest, "ip addr add fd00:10:0:2::2/64 dev enp0 nodad")
+        pods.until(lambda: "fe80::1" in run(self.guest, "ip -6 route show default"), what="the guest's route")
+
     def in_guest(self, work: Callable[[], T]) -> T:
         return namespaces.in_network(self.guest, work)
 
@@ -107,6 +129,33 @@ class Lan:
             os.close(fd)
 
 
+@dataclass(slots=True)
+class Bench:
+    """A machine's network on that LAN."""
+
+    lan: Lan
+    berth: Berth
+    nics: Sequence[NicOrder] = NICS
+    changes: list[wiring.Change] = field(default_factory=list)
+    network: NodeNetwork = field(default_factory=NodeNetwork)
+
+    def attach(self) -> list[wiring.Change]:
+        """What this attach changed."""
+        self.changes.clear()
+        self.network.on_change = lambda vm, change: self.changes.append(change)
+        self.network.attach(VM, self.berth, self.nics, "web")
+        return list(self.changes)
+
+    def start(self) -> None:
+        """As the agent starts a guest."""
+        self.lan.plug(self.network.create_taps(VM, 0, self.nics)["default"])
+        self.attach()
+
+    def down(self) -> None:
+        self.network.detach(VM)
+        self.lan.down()
+
+
 def run(netns: int, script: str) -> str:
     def work() -> str:
         done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=False)
@@ -118,7 +167,8 @@ def run(netns: int, script: str) -> str:
 
 def serve(address: str, port: int, greeting: bytes | None = None) -> socket.socket:
     """A TCP server that tells each client the address it sees it under (or a greeting)."""
-    server = socket.create_server((address, port))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.create_server((address, port), family=family)
 
     def loop() -> None:
         with contextlib.suppress(OSError):

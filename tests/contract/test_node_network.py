@@ -10,37 +10,16 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import pytest
 
-from berth.api.order import NicOrder
 from berth.effects import dhcp, namespaces, netlink, wiring
 from berth.effects.berths import NodeBerths
 from berth.effects.network import NodeNetwork
-from berth.effects.ports import Berth
 from berth.errors import HostFault
 from tests.contract import lan as lans
 from tests.contract import pods
-from tests.contract.lan import GUEST_MAC, NODE_IP, POD_IP, Lan, ask, serve
-
-VM = "6f5ffeef-839c-4c00-8437-8da47dfe23fa"
-NICS = [NicOrder(name="default", mac=GUEST_MAC)]
-
-
-@dataclass(slots=True)
-class Bench:
-    lan: Lan
-    berth: Berth
-    changes: list[wiring.Change] = field(default_factory=list)
-    network: NodeNetwork = field(default_factory=NodeNetwork)
-
-    def attach(self) -> list[wiring.Change]:
-        """What this attach changed."""
-        self.changes.clear()
-        self.network.on_change = lambda vm, change: self.changes.append(change)
-        self.network.attach(VM, self.berth, NICS, "web")
-        return list(self.changes)
+from tests.contract.lan import GUEST_MAC, NICS, NODE_IP, POD_IP, VM, Bench, Lan, ask, serve
 
 
 @pytest.fixture
@@ -51,16 +30,13 @@ def bench(start_pod: Callable[..., pods.FakePod], berths: NodeBerths) -> Iterato
     made = Bench(Lan(pod), berth)
     made.lan.up()
     yield made
-    made.network.detach(VM)
-    made.lan.down()
+    made.down()
 
 
 @pytest.fixture
 def running(bench: Bench) -> Bench:
     """A guest that has its address."""
-    taps = bench.network.create_taps(VM, 0, NICS)
-    bench.lan.plug(taps["default"])
-    bench.attach()
+    bench.start()
     bench.lan.configure()
     return bench
 

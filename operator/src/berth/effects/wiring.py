@@ -237,7 +237,8 @@ def _changes(seen: Observed, want: Wiring) -> Iterator[Change]:
     changed = (seen.link.mac, seen.link.mtu) != (GATEWAY_MAC, want.mtu)
     if changed:
         yield SetLink(want.device, GATEWAY_MAC, want.mtu)
-    yield from (RemoveAddress(want.device, a) for a in sorted(seen.addresses) if a not in want.addresses)
+    there = {address for address in seen.addresses if want.ipv6 or ":" not in address}  # others go with disable_ipv6
+    yield from (RemoveAddress(want.device, address) for address in sorted(there.difference(want.addresses)))
     missing = [address for address in want.addresses if address not in seen.addresses]
     yield from (AddAddress(want.device, address) for address in missing if ":" not in address)
     if not seen.link.up:
