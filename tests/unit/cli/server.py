@@ -36,7 +36,7 @@ class Server:
 
     def answer(self, method: str, path: str, body: Json | None) -> tuple[int, Json]:
         where = urlsplit(path).path
-        if where.endswith(("/virtualmachines", "/events")):
+        if where.endswith(("/virtualmachines", "/events", "/services", "/networkpolicies", "/pods")):
             return 200, {"items": [o for p, o in self.objects.items() if p.startswith(f"{where}/")]}
         if where not in self.objects:
             return 404, {"message": f"{where} not found"}

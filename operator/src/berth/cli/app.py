@@ -14,6 +14,7 @@ from berth.cli import screen
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("list", "listing", "Look"),
     ("why", "why", "Look"),
+    ("net", "net", "Look"),
     ("console", "console", "Use"),
     ("vnc", "vnc", "Use"),
     ("start", "power", "Power"),

@@ -152,7 +152,7 @@ def _gathered(order: Order, observed: Path | None, state: DomainState) -> Gather
         folder=True,
         present=frozenset({running.berth.pod_uid}),
         linked=True,
-        served=True,
+        network=order.machine.nics,
         kvm_usable=True,
     )
 

@@ -16,6 +16,7 @@ from berth.api.virtualmachine import Power
 from berth.cli import screen
 from berth.cli.cluster import connect
 from berth.cli.listing import age
+from berth.cli.net import interfaces
 from berth.cli.options import Context, Kubeconfig, Name, Namespace
 from berth.cli.power import _power
 
@@ -72,6 +73,8 @@ def show(vm: Json, pod: Json | None, events: list[Json], now: datetime) -> None:
     if status.get("message"):
         out.print(f"  {status['message']}", markup=False)
     out.print(_facts(vm, status, pod, now), soft_wrap=False)
+    if status.get("nics"):
+        _section("Interfaces", interfaces(vm, status))
     _section("Conditions", conditions(status, now))
     if status.get("pendingChanges"):
         _section("Changes that wait for the next start", "\n".join(f"  {p}" for p in status["pendingChanges"]))
