@@ -19,6 +19,12 @@ def read(path):
 def pss(pid):
     found = re.search(r"^Pss:\s+(\d+)", read(f"/proc/{pid}/smaps_rollup"), re.M)
     return int(found.group(1)) if found else 0
+def network(pid):
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return ""
+here = network("self")  # agent and libvirtd of other nodes may share the PID namespace, never the node's network
 sums = {}
 for pid in filter(str.isdigit, os.listdir("/proc")):
     words = read(f"/proc/{pid}/cmdline").split("\0")
@@ -27,9 +33,9 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     name = os.path.basename(words[0]) if words[0] else ""
     if mine:
         kind = "qemu" if name.startswith(("qemu", "berth-qemu")) else "berth" if "berth" in name else "pause"
-    elif name == "libvirtd":
+    elif name == "libvirtd" and network(pid) == here:
         kind = "libvirtd"
-    elif "berth.agent" in words:
+    elif "berth.agent" in words and network(pid) == here:
         kind = "agent"
     else:
         continue

@@ -20,9 +20,9 @@ PART: Final = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.D
 _WHEN: Final = {text: mark.value for mark, text in crd.WHEN.items()}
 
 
-def fields(section: str) -> str:
+def fields(section: str, kind: crd.Kind = crd.VIRTUAL_MACHINE) -> str:
     """A table of every field of a section, with its type, limits, default and the moment a change takes effect."""
-    version = crd.definition(crd.VIRTUAL_MACHINE)["spec"]["versions"][0]
+    version = crd.definition(kind)["spec"]["versions"][0]
     schema: crd.Schema = version["schema"]["openAPIV3Schema"]["properties"][section]
     rows = [_row(path, node, mark, section) for path, node, mark in _walk(schema, section, "")]
     if section == "spec":
@@ -38,6 +38,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "spec": lambda: fields("spec"),
     "status": lambda: fields("status"),
     "lifecycle": lifecycle,
+    "network_spec": lambda: fields("spec", crd.NETWORK),
+    "network_status": lambda: fields("status", crd.NETWORK),
 }
 
 

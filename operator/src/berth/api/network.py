@@ -119,6 +119,11 @@ class NetworkSpec(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one("bridge", "vlan", "overlay"),
+        Rule(  # oldSelf: the API server checks it at a change only, and here nothing is known of what was
+            "bridge, vlan and overlay cannot take each other's place: make a new Network",
+            "has(self.bridge) == has(oldSelf.bridge) && has(self.vlan) == has(oldSelf.vlan)",
+            lambda spec: True,
+        ),
         Rule(
             "egress NAT needs a range of addresses: give ipv4 or ipv6",
             "!has(self.egress) || self.egress.type != 'NAT' || has(self.ipv4) || has(self.ipv6)",
