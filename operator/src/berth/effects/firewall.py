@@ -9,6 +9,10 @@ or IP address, the gateway's least of all, nor advertise routers, nor reach a so
 link-local neighbours of the pod; multicast and broadcast are heard by nobody. What the berth must answer (ARP,
 neighbour solicitations, DHCP, ping) has a rate, so that a flood costs others nothing; and a guest may use sixteen
 link-local addresses in ten minutes, because the kernel's list of neighbours is the whole node's.
+Tagged frames are named in the first place: the kernel takes a tag off before it asks what protocol is inside.
+
+What goes between the pod and the guest's NICs of other kinds (vm-…) is their rules' business (joined_rules.py). Nobody
+else's packets are forwarded: a pod is no router.
 """
 
 from __future__ import annotations
@@ -43,6 +47,8 @@ table inet berth {{
 		iifname "{tap}" oifname "{up}" accept
 		iifname "{up}" oifname "{tap}" ct state established,related accept
 		oifname "{tap}" ct status dnat accept
+		iifname "vm*" iifname != "{tap}" oifname "{up}" accept
+		iifname "{up}" oifname "vm*" oifname != "{tap}" accept
 	}}
 	chain to_berth {{
 		type filter hook input priority filter; policy accept;
