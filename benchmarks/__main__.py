@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import memory, start, writes
+from benchmarks import memory, network, start, writes
 from benchmarks.figures import Bar, spread, table
 from benchmarks.metrics import controllers, samples
 from testbed.kube import ROOT, Cluster
@@ -83,9 +83,16 @@ def api(cluster: Cluster, machines: int, stopped: int) -> list[Bar]:
     ]
 
 
+def paths(cluster: Cluster, console: Console) -> None:
+    """What a guest's network carries; ratios only: emulation, not Berth, sets the pace where there is no KVM."""
+    with start.scratch(cluster) as namespace:
+        found, resume = network.measure(cluster, namespace, workers(cluster), 20_000_000)
+    console.print(network.table(found, resume))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=("start", "memory", "api"), help="one part only")
+    parser.add_argument("--only", choices=("start", "memory", "api", "network"), help="one part only")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the start benchmark (default 10)")
     parser.add_argument("--machines", type=int, default=20, help="machines of the memory benchmark (default 20)")
     parser.add_argument("--stopped", type=int, default=1000, help="stopped machines of the restart (default 1000)")
@@ -98,7 +105,10 @@ def main() -> int:
         bars += costs(cluster, console, arguments.machines)
     if arguments.only in (None, "api"):
         bars += api(cluster, 5, arguments.stopped)
-    console.print(table(bars))
+    if arguments.only in (None, "network"):
+        paths(cluster, console)
+    if bars:
+        console.print(table(bars))
     return 0
 
 

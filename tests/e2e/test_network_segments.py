@@ -36,7 +36,7 @@ def both(make: Make, name: str, node: int, *nics: Json) -> Machine:
 
 
 def given(machine: Machine, nic: str = "lan") -> list[str]:
-    found = next((n for n in machine.status().get("nics", []) if n["name"] == nic), {})
+    found: Json = next((n for n in machine.status().get("nics", []) if n["name"] == nic), {})
     return list(found.get("addresses") or [])
 
 
