@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,10 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from berth.api.order import BerthRef, Emulation, FileOrder, KernelOrder, MachineOrder, NicOrder, Order
-from berth.domain import build, xml
+from berth.domain import build, nics, xml
+from berth.domain.devices import address
+from berth.domain.devices.interface import Interface
 from berth.domain.files import VMS_FOLDER, MediaFiles
 from berth.domain.host import Accelerator, Host
 from berth.domain.observed import ObservedDomain
+from berth.effects import netlink
 from berth.effects.hypervisor import Libvirt
 from berth.effects.memory import MemoryHypervisor, MemoryNode
 from berth.effects.ports import DomainEvent, DomainEventKind, Hypervisor
@@ -96,6 +100,11 @@ class Bench:
     def taps(self) -> dict[str, str]:
         return {"default": "bt0"}
 
+    def card(self, nic: NicOrder, slot: int = 2) -> Interface:
+        """As the agent plugs it in, on a tap that is there."""
+        host = Host(Accelerator.TCG, GUEST_UID)
+        return nics.interface(nic, f"bp{self.uid[:8]}", host, address.plugged(slot), link_up=False)
+
     def with_args(self, args: str) -> None:
         self.order = _order(f"{QUIET_GUEST} {args}")
 
@@ -161,6 +170,7 @@ class QemuBench(Bench):
         self.guest_runs = True
         self.console = b""
         self._peer: socket.socket | None = None
+        self._shown = 0
         self.folder = Path(VMS_FOLDER) / self.uid
         self.folder.mkdir(parents=True)
         procs = next(str(h.at("cgroup.procs")) for h in pods.hierarchies())
@@ -178,6 +188,18 @@ class QemuBench(Bench):
 
     def taps(self) -> dict[str, str]:
         return {"default": self.tap}
+
+    def card(self, nic: NicOrder, slot: int = 2) -> Interface:
+        card = super().card(nic, slot)
+        netlink.make_tap(card.tap, queues=nic.queues)
+        return card
+
+    def shows(self, what: str, seconds: float = 30) -> None:
+        """On the guest's console, in what came since the last call."""
+        pods.until(
+            lambda: re.search(what, self.console[self._shown :].decode("utf-8", "replace")), seconds, f"{what} on it"
+        )
+        self._shown = len(self.console)
 
     def with_args(self, args: str) -> None:
         machine = _order(f"{QUIET_GUEST} {args}").machine
@@ -200,7 +222,8 @@ class QemuBench(Bench):
 
     def close(self) -> None:
         super().close()
-        subprocess.run(["ip", "link", "del", self.tap], check=False)
+        netlink.remove_by_prefix(self.tap)
+        netlink.remove_by_prefix(f"bp{self.uid[:8]}")
         self._server.close()
         shutil.rmtree(self.folder)
 

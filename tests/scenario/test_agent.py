@@ -114,7 +114,7 @@ def test_a_deaf_guest_is_cut_off_when_its_grace_is_over() -> None:
         await scene.running()
         scene.node.terminate_pod(pod())
         await scene.wait(59)
-        assert (scene.log.count("press_power_button"), scene.runs()) == (6, True)
+        assert (scene.log.count("press_power_button"), scene.runs()) == (7, True)
         await scene.gone(seconds=5)
         assert [fate.reason for fate in scene.fates()] == [FateReason.FORCED_OFF]
         assert (scene.node.exits, scene.clean()) == ({pod(): 1}, True)
@@ -141,7 +141,7 @@ def test_a_deaf_guest_is_cut_off_by_kubelet_when_the_agent_is_too_late() -> None
         await scene.running()
         scene.node.terminate_pod(pod())
         await scene.wait(35)
-        assert scene.log.count("press_power_button") == 4
+        assert scene.log.count("press_power_button") == 5
         assert scene.report() is not None
         assert (await scene.state(GuestState.STOPPING)).fate is None
         scene.node.kill_pod(pod())

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 
-from berth.api.order import Fate, FateReason, Order
-from berth.domain import build, metadata, xml
+from berth.api.order import Fate, FateReason, NicOrder, Order
+from berth.domain import build, metadata, nics, xml
+from berth.domain.devices import address
 from berth.domain.files import MediaFiles
 from berth.domain.host import Accelerator, Host
 from berth.domain.observed import StartRecord
@@ -25,7 +26,7 @@ from berth.effects.memory import (
 from berth.effects.ports import Berth, DomainEvent, DomainEventKind
 from berth.errors import HypervisorDown
 from berth.plan import machine, steps
-from berth.plan.gathered import FATE_PATIENCE, Gathered, pod
+from berth.plan.gathered import FATE_PATIENCE, Gathered, Unplug, pod
 from berth.plan.steps import Step
 
 GUEST_UID = 1_900_000_000
@@ -39,7 +40,8 @@ class Memory:
     seen: set[str] = field(default_factory=set)
     links: dict[str, MemoryLink] = field(default_factory=dict)
     shutdown_asked: set[str] = field(default_factory=set)
-    served: bool = False
+    network: tuple[NicOrder, ...] | None = None
+    unplugs: dict[str, Unplug] = field(default_factory=dict)
     told: bool = False
     media: MediaFiles | None = None
     taps: dict[str, str] = field(default_factory=dict)
@@ -83,7 +85,8 @@ class Agent:
             present=present,
             lost=frozenset(name for name in named if name in proven and name not in present),
             linked=place in self.memory.links,
-            served=self.memory.served,
+            network=self.memory.network,
+            unplugs={name: u for name, u in self.memory.unplugs.items() if guest is not None and guest.nic(name)},
             shutdown_asked=place in self.memory.shutdown_asked,
             button_age=0.0 if self.memory.pressed else None,
             fate=self.memory.fate,
@@ -133,10 +136,20 @@ class Agent:
                 hypervisor.create_paused(xml.render(made))
             case steps.AttachNetwork(order=order):
                 network.attach(uid, self._berth(order), order.machine.nics, order.name)
-                memory.served = True
+                memory.network = order.machine.nics
             case steps.ServeNetwork(order=order):
                 network.serve(uid, self._berth(order), order.machine.nics, order.name)
-                memory.served = True
+                memory.network = order.machine.nics
+            case steps.PlugNic(order=order, nic=nic, slot=slot):
+                taps = network.create_taps(uid, GUEST_UID, (nic,))
+                place, host = address.plugged(slot), Host(Accelerator.TCG, GUEST_UID)
+                card = nics.interface(nic, taps[nic.name], host, place, link_up=False)
+                hypervisor.plug_nic(uid, card.alias, xml.text(card.to_element()))
+            case steps.UnplugNic(nic=name, alias=alias):
+                memory.unplugs[name] = Unplug()
+                hypervisor.unplug_nic(uid, alias)
+            case steps.SetLink(alias=alias, up=up):
+                hypervisor.set_link(uid, alias, up)
             case steps.MarkStarted(order=order):
                 berths.record_start(uid, StartRecord(order.epoch, order.berth.pod_uid, GUEST_UID))
             case steps.Resume():

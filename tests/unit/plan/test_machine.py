@@ -247,7 +247,16 @@ def test_a_full_disk_is_tried_again_but_not_at_once(agent: Agent, node: MemoryNo
     seen = agent.gather()
     assert machine.plan(seen).acts
     young = Gathered(
-        seen.uid, seen.order, True, seen.guest, seen.record, True, seen.present, linked=True, served=True, resume_age=1
+        seen.uid,
+        seen.order,
+        True,
+        seen.guest,
+        seen.record,
+        True,
+        seen.present,
+        linked=True,
+        network=seen.network,
+        resume_age=1,
     )
     [wait] = machine.plan(young).steps
     assert isinstance(wait, steps.WaitFor)

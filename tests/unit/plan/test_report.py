@@ -22,7 +22,7 @@ RUNNING = Guest(uid(), DomainState.RUNNING, ORDER, 7, Accelerator.TCG)
 FATE = Fate(reason=FateReason.GUEST_PANICKED, exit_code=1, message="it panicked", at="2026-01-01T00:01:00Z")
 
 ABSENT = Gathered(uid(), order=ORDER, present=frozenset({pod()}))
-UP = replace(ABSENT, guest=RUNNING, record=RECORD, served=True, linked=True)
+UP = replace(ABSENT, guest=RUNNING, record=RECORD, network=ORDER.machine.nics, linked=True)
 ENDED = replace(ABSENT, record=RECORD, fate=FATE)
 
 
@@ -99,7 +99,7 @@ def test_a_failure_is_told_where_it_belongs(step: Step, kind: str) -> None:
 
 
 def test_a_network_that_fails_beside_a_running_guest_leaves_it_running() -> None:
-    found = told(replace(UP, served=False), fails(steps.ServeNetwork(ORDER, "")))
+    found = told(replace(UP, network=None), fails(steps.ServeNetwork(ORDER, "")))
     assert found.state is GuestState.RUNNING
     assert condition(found, "NetworkReady")[:2] == (ConditionStatus.FALSE, "Broken")
 

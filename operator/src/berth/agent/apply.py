@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Final, assert_never
 
-from berth.agent.machines import Machine, Machines, Place
+from berth.agent.machines import Machine, Machines, Place, Unplugging
 from berth.agent.world import World
-from berth.api.order import NodeFacts, Order
-from berth.domain import build, host, metadata, xml
+from berth.api.order import NicKind, NicOrder, NodeFacts, Order
+from berth.domain import build, host, metadata, nics, xml
+from berth.domain.devices import address
 from berth.domain.observed import StartRecord
 from berth.effects.ports import Berth
 from berth.errors import BerthError, HostFault, Unavailable
@@ -100,12 +101,23 @@ class Applier:
                 await self._create(machine, order, facts)
             case steps.AttachNetwork(order=order):
                 await run(world.network.attach, uid, _berth(machine, order), order.machine.nics, _hostname(order))
-                _place(machine, order).served = True
+                _place(machine, order).network = order.machine.nics
             case steps.ServeNetwork(order=order):
                 await run(world.network.serve, uid, _berth(machine, order), order.machine.nics, _hostname(order))
-                _place(machine, order).served = True
+                _place(machine, order).network = order.machine.nics
+            case steps.PlugNic(order=order, nic=nic, slot=slot):
+                await self._plug(machine, order, nic, slot)
+            case steps.UnplugNic(nic=name, alias=alias):
+                await run(world.hypervisor.unplug_nic, uid, alias)
+                now = asyncio.get_running_loop().time()
+                machine.unplugs.setdefault(name, Unplugging(now, now)).last = now
+            case steps.SetLink(nic=name, alias=alias, up=up):
+                await run(world.hypervisor.set_link, uid, alias, up)
+                if up:
+                    machine.unplugs.pop(name, None)  # it stays after all
             case steps.MarkStarted(order=order):
-                await run(world.berths.record_start, uid, self._record(machine, order))
+                network = await run(world.berths.network, _berth(machine, order))
+                await run(world.berths.record_start, uid, self._record(machine, order, network))
             case steps.Resume():
                 await run(world.hypervisor.resume, uid)
                 machine.resumed_at = asyncio.get_running_loop().time()
@@ -116,7 +128,9 @@ class Applier:
             case steps.PressPowerButton():
                 await run(world.hypervisor.press_power_button, uid)
                 machine.pressed_at = asyncio.get_running_loop().time()
-            case steps.Destroy():
+                machine.presses += 1
+            case steps.Destroy(code=code, reason=reason):
+                machine.cut_off = reason if code == "NetworkLost" else machine.cut_off
                 await run(world.hypervisor.destroy, uid)
             case steps.ExitBerth(pod_uid=pod, exit_code=code, note=note):
                 await self._exit(machine.place(pod), code, note)
@@ -143,12 +157,32 @@ class Applier:
         accelerator = host.choose_accelerator(order.emulation, kvm_usable=facts.kvm_usable)
         if place.files is None or accelerator is None:
             raise HostFault("the plan creates a domain before its files and its host are known", reason="InternalError")
-        this_host = host.Host(accelerator=accelerator, guest_uid=self._machines.guest_uid(machine))
+        this_host = await self._host(machine, order, accelerator)
         domain = xml.render(build.build(order, place.files, place.taps, this_host))
         machine.new_start()
         await self._world.run(self._world.hypervisor.create_paused, domain)
 
-    def _record(self, machine: Machine, order: Order) -> StartRecord:
+    async def _host(self, machine: Machine, order: Order, accelerator: host.Accelerator) -> host.Host:
+        """What this domain needs to know of the node."""
+        run, world = self._world.run, self._world
+        resources = [nic.resource for nic in order.machine.nics if nic.kind is NicKind.DEVICE]
+        return host.Host(
+            accelerator=accelerator,
+            guest_uid=self._machines.guest_uid(machine),
+            vhost=await run(world.prober.vhost),
+            functions=await run(world.berths.functions, _berth(machine, order), resources) if resources else {},
+        )
+
+    async def _plug(self, machine: Machine, order: Order, nic: NicOrder, slot: int) -> None:
+        guest, guest_uid = machine.guest, self._machines.guest_uid(machine)
+        if guest is None:
+            raise HostFault("the plan plugs a NIC into a machine that is not there", reason="InternalError")
+        taps = await self._world.run(self._world.network.create_taps, machine.uid, guest_uid, (nic,))
+        this_host = await self._host(machine, order, guest.accelerator)
+        card = nics.interface(nic, taps[nic.name], this_host, address.plugged(slot), link_up=False)
+        await self._world.run(self._world.hypervisor.plug_nic, machine.uid, card.alias, xml.text(card.to_element()))
+
+    def _record(self, machine: Machine, order: Order, network: int) -> StartRecord:
         return StartRecord(
             epoch=order.epoch,
             pod_uid=order.berth.pod_uid,
@@ -156,6 +190,7 @@ class Applier:
             namespace=order.namespace,
             name=order.name,
             at=self._world.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            network=network,
         )
 
     def _link(self, machine: Machine, place: Place) -> None:

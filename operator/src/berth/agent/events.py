@@ -47,7 +47,11 @@ class Events:
                 if machine.info is not None and not machine.agent_channel:
                     machine.info = machine.info.model_copy(update={"agent_connected": False})
             case (
-                DomainEventKind.STARTED | DomainEventKind.SUSPENDED | DomainEventKind.RESUMED | DomainEventKind.REBOOTED
+                DomainEventKind.STARTED
+                | DomainEventKind.SUSPENDED
+                | DomainEventKind.RESUMED
+                | DomainEventKind.REBOOTED
+                | DomainEventKind.DEVICE
             ):
                 pass
         _log.debug("event", extra={"uid": event.uid, "kind": event.kind.value, "detail": event.detail})

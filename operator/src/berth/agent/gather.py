@@ -15,9 +15,9 @@ from berth.api.order import NodeFacts
 from berth.domain import xml
 from berth.domain.observed import Guest, StartRecord
 from berth.effects.ports import Berth
-from berth.errors import HypervisorDown
+from berth.errors import HostFault, HypervisorDown
 from berth.plan import fate
-from berth.plan.gathered import FATE_PATIENCE, Gathered
+from berth.plan.gathered import FATE_PATIENCE, Gathered, Unplug
 
 SURE_SECONDS: Final = 1.0
 """A berth process that was never seen by this agent is lost only when it is missed twice, this far apart."""
@@ -34,6 +34,7 @@ class _Seen:
     record: StartRecord | None
     folder: bool
     berths: dict[str, Berth | None]
+    network_lost: bool
 
 
 async def gather(world: World, machine: Machine, facts: NodeFacts) -> Gathered:
@@ -58,10 +59,13 @@ async def gather(world: World, machine: Machine, facts: NodeFacts) -> Gathered:
         present=frozenset(present),
         lost=frozenset(lost),
         linked=place.link is not None or place.linking is not None,
-        served=place.served,
+        network=place.network,
+        network_lost=seen.network_lost,
+        unplugs=_unplugs(machine, seen.guest, now),
         shutdown_asked=place.shutdown_asked,
         stop_age=_age(place.asked_at, now),
         button_age=_age(machine.pressed_at, now),
+        presses=machine.presses,
         resume_age=_age(machine.resumed_at, now),
         fate=machine.ended.fate,
         ended_age=FATE_PATIENCE if machine.ended.missed_at is None else now - machine.ended.missed_at,
@@ -87,7 +91,27 @@ def _look(world: World, machine: Machine) -> _Seen:
     pods |= {machine.order.berth.pod_uid} if machine.order is not None else set()
     found = {pod: _berth(world, machine, pod) for pod in pods}
     folder = record is not None or machine.uid in world.berths.folders()
-    return _Seen(hypervisor, guest, record, folder, found)
+    return _Seen(hypervisor, guest, record, folder, found, _network_lost(world, guest, record, found))
+
+
+def _network_lost(
+    world: World, guest: Guest | None, record: StartRecord | None, berths: dict[str, Berth | None]
+) -> bool:
+    """Whether the berth is in another network namespace than the guest's taps were moved to."""
+    if guest is None or record is None or not record.network or record.epoch != guest.order.epoch:
+        return False
+    berth = berths.get(record.pod_uid)
+    try:
+        return berth is not None and world.berths.network(berth) != record.network
+    except HostFault:
+        return False  # the berth went at this moment: that is seen the next time
+
+
+def _unplugs(machine: Machine, guest: Guest | None, now: float) -> dict[str, Unplug]:
+    """A NIC that is gone was let go; libvirt's silence says nothing."""
+    if guest is not None:
+        machine.unplugs = {name: asked for name, asked in machine.unplugs.items() if guest.nic(name) is not None}
+    return {name: Unplug(now - asked.first, now - asked.last) for name, asked in machine.unplugs.items()}
 
 
 def _berth(world: World, machine: Machine, pod: str) -> Berth | None:
@@ -130,6 +154,7 @@ async def _end(world: World, machine: Machine, seen: _Seen, place: Place, lost: 
         stopped=ended.stopped,
         by_host=ended.by_host,
         panicked=ended.panicked,
+        cut_off=machine.cut_off,
         shutdown_asked=place.shutdown_asked,
         berth_lost=place.pod_uid in lost,
         last_words=await world.run(world.journal.last_words, machine.uid),

@@ -45,13 +45,16 @@ class GuestInfos:
         async with self._places:
             try:
                 info = await self._world.run(self._world.hypervisor.guest_info, machine.uid)
+                nics = machine.nics
+                if info.agent_connected:
+                    nics = await self._world.run(self._world.hypervisor.guest_nics, machine.uid)
             except BerthError as error:
                 _log.debug("no guest info", extra={"uid": machine.uid, "error": str(error)})
                 return
         if machine.agent_channel is None:
             machine.agent_channel = info.agent_connected
-        if machine.guest is not None and info != (machine.info or GuestInfo()):
-            machine.info = info
+        if machine.guest is not None and (info, nics) != (machine.info or GuestInfo(), machine.nics):
+            machine.info, machine.nics = info, nics
             self._ring(machine.uid)
 
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from berth.api.order import Fate, Order, Report
+from berth.api.order import Fate, NicOrder, NicReport, Order, Report
 from berth.api.virtualmachine import GuestInfo
 from berth.domain.files import MediaFiles
 from berth.domain.observed import Guest, StartRecord
@@ -33,7 +33,7 @@ class Place:
     shutdown_asked: bool = False
     asked_at: float | None = None  # when this agent first heard of it
     exit_told_at: float | None = None
-    served: bool = False
+    network: tuple[NicOrder, ...] | None = None  # the NICs it is set up for and served
     files: MediaFiles | None = None
     taps: dict[str, str] = field(default_factory=dict)
 
@@ -57,6 +57,14 @@ class Ended:
 
 
 @dataclass(slots=True, eq=False)
+class Unplugging:
+    """When the guest was asked to let go of a NIC: for the first and for the last time."""
+
+    first: float
+    last: float
+
+
+@dataclass(slots=True, eq=False)
 class Machine:
     uid: str
     order: Order | None = None
@@ -66,12 +74,16 @@ class Machine:
     record: StartRecord | None = None  # as last gathered
     places: dict[str, Place] = field(default_factory=dict)
     ended: Ended = field(default_factory=Ended)
+    cut_off: str = ""  # why Berth destroyed the guest
     pressed_at: float | None = None
+    presses: int = 0
+    unplugs: dict[str, Unplugging] = field(default_factory=dict)  # by NIC
     resumed_at: float | None = None
     failure: Failure | None = None
     failures: int = 0  # in a row
     retry_at: float = 0.0
     info: GuestInfo | None = None
+    nics: tuple[NicReport, ...] = ()  # as the guest tells
     agent_channel: bool | None = None  # None: not known since this agent started
     told: bool = False  # a listener was sent the fate
     left_at: float | None = None  # since when nothing of it is here
@@ -93,7 +105,8 @@ class Machine:
         """What was known of the last guest's end does not count for the one that is being made."""
         self.ended = Ended()
         self.pressed_at = self.resumed_at = self.left_at = None
-        self.info, self.agent_channel, self.told = None, None, False
+        self.info, self.nics, self.agent_channel, self.told = None, (), None, False
+        self.cut_off, self.presses, self.unplugs = "", 0, {}
 
 
 class Machines:

@@ -148,6 +148,7 @@ class Reconciler:
             failure=machine.failure,
             files_ready=place is not None and place.files is not None,
             guest=machine.info,
+            guest_nics=machine.nics,
             before=before,
         )
         told = report.report(g, progress)

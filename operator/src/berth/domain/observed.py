@@ -69,3 +69,4 @@ class StartRecord:
     namespace: str = ""
     name: str = ""
     at: str = ""  # RFC 3339
+    network: int = 0  # Berths.network when the guest was wired to it; 0: an older agent did not write it

@@ -41,6 +41,11 @@ def render(domain: Domain) -> str:
         _label(domain.guest_uid),
         type=_TYPES[domain.accelerator],
     )
+    return text(root)
+
+
+def text(root: Element) -> str:
+    """Indented for people."""
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 

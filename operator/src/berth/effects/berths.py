@@ -11,11 +11,11 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from berth.effects import cgroups, paths
+from berth.effects import cgroups, functions, paths
 from berth.effects.folders import MachineFolders
 from berth.effects.ports import Berth, Berths, StartRecord
 from berth.errors import HostFault
@@ -102,6 +102,15 @@ class NodeBerths:
     def alive(self, berth: Berth) -> bool:
         return is_alive(berth)
 
+    def network(self, berth: Berth) -> int:
+        with paths.closing(open_namespace(berth, "net")) as netns:
+            return os.fstat(netns).st_ino
+
+    def functions(self, berth: Berth, resources: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        if not resources:
+            return {}
+        return functions.addresses(_read_process(berth, "environ").encode("utf-8", "surrogateescape"), resources)
+
     def prepare_cgroup(self, vm_uid: str, guest_uid: int, berth: Berth) -> None:
         membership = cgroups.parse_membership(_read_process(berth, "cgroup"))
         places = cgroups.entries(self._known_hierarchies(), membership, berth.pod_uid)
@@ -170,7 +179,7 @@ def _gone(berth: Berth) -> BerthGone:
 
 def _read_process(berth: Berth, name: str) -> str:
     try:
-        return Path(f"/proc/{berth.pid}/{name}").read_text()
+        return Path(f"/proc/{berth.pid}/{name}").read_text(errors="surrogateescape")
     except (FileNotFoundError, ProcessLookupError) as error:
         raise _gone(berth) from error
 

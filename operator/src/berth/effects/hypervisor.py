@@ -12,22 +12,21 @@ from typing import Any, Final
 
 import libvirt
 
+from berth.api.order import NicReport
 from berth.api.virtualmachine import GuestInfo
 from berth.domain import metadata
 from berth.domain.host import EMULATOR, MACHINE
 from berth.domain.observed import ObservedDomain
-from berth.effects import libvirt_events, libvirt_words
+from berth.effects import libvirt_events, libvirt_guest, libvirt_nics, libvirt_words
 from berth.effects.libvirt_link import Link
-from berth.effects.ports import DomainEvent, HypervisorVersions
+from berth.effects.ports import DomainEvent, DomainEventKind, HypervisorVersions
 
 AGENT_SECONDS: Final = 2
 """How long qemu-guest-agent has for an answer: a guest can keep it back for ever."""
-HOSTNAME_CHARS: Final = 253
-TEXT_CHARS: Final = 256
 
 
 class Libvirt:
-    """Hypervisor over one libvirtd. The live XML is asked for once per start: it changes by ``set_metadata`` alone."""
+    """Hypervisor over one libvirtd. The live XML is kept: only what is done here changes it, and a device that goes."""
 
     start_flags = libvirt.VIR_DOMAIN_START_PAUSED
     button_flags = libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
@@ -35,6 +34,7 @@ class Libvirt:
     def __init__(self, uri: str = "qemu:///system") -> None:
         self._lock = threading.Lock()
         self._xml: dict[tuple[str, int], str] = {}
+        self._turn = 0  # what was asked for before a change is not kept after it
         self._on_event: Callable[[DomainEvent], None] | None = None
         self._on_connection: Callable[[bool, str], None] | None = None
         self._link = Link(uri, self._subscribe, self._notify, _warm_up)
@@ -89,21 +89,36 @@ class Libvirt:
             try:
                 domain.setMetadata(kind, text, metadata.PREFIX, metadata.NAMESPACE, live)
             finally:
-                with self._lock:
-                    self._xml.pop((domain.UUIDString(), domain.ID()), None)
+                self._changed(uid)
+
+    def plug_nic(self, uid: str, alias: str, xml: str) -> None:
+        with self._asking(f"plug {alias} into domain {uid}") as connection:
+            try:
+                libvirt_nics.plug(connection.lookupByUUIDString(uid), alias, xml)
+            finally:
+                self._changed(uid)
+
+    def unplug_nic(self, uid: str, alias: str) -> None:
+        with self._asking(f"unplug {alias} from domain {uid}") as connection:
+            try:
+                libvirt_nics.unplug(connection.lookupByUUIDString(uid), alias)
+            finally:
+                self._changed(uid)
+
+    def set_link(self, uid: str, alias: str, up: bool) -> None:
+        with self._asking(f"set the link of {alias} in domain {uid}") as connection:
+            try:
+                libvirt_nics.set_link(connection.lookupByUUIDString(uid), alias, up=up)
+            finally:
+                self._changed(uid)
 
     def guest_info(self, uid: str) -> GuestInfo:
-        with self._asking(f"ask the agent in domain {uid}") as connection:
-            try:
-                domain = connection.lookupByUUIDString(uid)
-                domain.agentSetResponseTimeout(AGENT_SECONDS)
-                wanted = libvirt.VIR_DOMAIN_GUEST_INFO_OS | libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME
-                said = domain.guestInfo(wanted)
-            except libvirt.libvirtError as error:
-                if libvirt_words.is_connection(error):
-                    raise
-                return GuestInfo()  # no agent, no guest, an agent too old: all that is known is that nothing is
-        return _guest_info(said)
+        said = self._ask_guest(uid, libvirt.VIR_DOMAIN_GUEST_INFO_OS | libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME)
+        return libvirt_guest.info(said) if said is not None else GuestInfo()
+
+    def guest_nics(self, uid: str) -> tuple[NicReport, ...]:
+        said = self._ask_guest(uid, libvirt.VIR_DOMAIN_GUEST_INFO_INTERFACES)
+        return libvirt_guest.nics(said) if said is not None else ()
 
     def listen(self, on_event: Callable[[DomainEvent], None], on_connection: Callable[[bool, str], None]) -> None:
         with self._lock:
@@ -114,6 +129,19 @@ class Libvirt:
 
     def close(self) -> None:
         self._link.close()
+
+    def _ask_guest(self, uid: str, wanted: int) -> dict[str, object] | None:
+        """None when there is no agent or no guest, or an agent too old: all that is known is that nothing is."""
+        with self._asking(f"ask the agent in domain {uid}") as connection:
+            try:
+                domain = connection.lookupByUUIDString(uid)
+                domain.agentSetResponseTimeout(AGENT_SECONDS)
+                said: dict[str, object] = domain.guestInfo(wanted)
+            except libvirt.libvirtError as error:
+                if libvirt_words.is_connection(error):
+                    raise
+                return None
+        return said
 
     @contextlib.contextmanager
     def _asking(self, what: str) -> Iterator[Any]:
@@ -133,11 +161,12 @@ class Libvirt:
             state, detail = libvirt_words.state(*domain.state())
             key = (domain.UUIDString(), domain.ID())
             with self._lock:
-                xml = self._xml.get(key)
+                xml, turn = self._xml.get(key), self._turn
             if xml is None:
                 xml = domain.XMLDesc()
                 with self._lock:
-                    self._xml[key] = xml
+                    if turn == self._turn:
+                        self._xml[key] = xml
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -148,10 +177,17 @@ class Libvirt:
         with self._lock:
             self._xml = {key: xml for key, xml in self._xml.items() if key in keep}
 
+    def _changed(self, uid: str) -> None:
+        with self._lock:
+            self._turn += 1
+            self._xml = {key: xml for key, xml in self._xml.items() if key[0] != uid}
+
     def _subscribe(self, connection: Any) -> None:
         libvirt_events.subscribe(connection, self._take)
 
     def _take(self, event: DomainEvent) -> None:
+        if event.kind is DomainEventKind.DEVICE:
+            self._changed(event.uid)
         if self._on_event is not None:
             self._on_event(event)
 
@@ -206,19 +242,3 @@ def _exists(connection: Any, xml: str, error: Any) -> bool:
 
 def _version(number: int) -> str:
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-
-
-def _guest_info(said: dict[str, Any]) -> GuestInfo:
-    """What a guest says is only ever shown, so it is cut to what may be shown."""
-    return GuestInfo(
-        agent_connected=True,
-        hostname=_shown(said.get("hostname"), HOSTNAME_CHARS),
-        os=_shown(said.get("os.pretty-name") or said.get("os.name"), TEXT_CHARS),
-        kernel=_shown(said.get("os.kernel-release"), TEXT_CHARS),
-    )
-
-
-def _shown(value: object, limit: int) -> str | None:
-    if not isinstance(value, str):
-        return None
-    return "".join(c if c.isprintable() else "?" for c in value)[:limit].strip() or None

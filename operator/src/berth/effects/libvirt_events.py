@@ -28,9 +28,14 @@ def subscribe(connection: Any, take: Take) -> None:
         connected = state == libvirt.VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED
         take(DomainEvent(domain.UUIDString(), DomainEventKind.AGENT, "connected" if connected else "disconnected"))
 
+    def device(_connection: Any, domain: Any, alias: str, _opaque: object) -> None:
+        take(DomainEvent(domain.UUIDString(), DomainEventKind.DEVICE, alias))
+
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
     for kind, callback in (
         (libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, reboot),
         (libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, agent),
+        (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, device),
+        (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, device),
     ):
         connection.domainEventRegisterAny(None, kind, callback, None)

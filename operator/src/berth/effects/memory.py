@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
-from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, MachineOrder, NicOrder
+from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, MachineOrder, NicOrder, NicReport, SegmentMembers
 from berth.api.virtualmachine import GuestInfo
 from berth.domain import metadata
 from berth.domain.files import MediaFiles, expected
 from berth.domain.observed import DomainState, ObservedDomain, StartRecord
+from berth.effects import memory_nics
 from berth.effects.ports import Berth, DomainEvent, DomainEventKind, HypervisorVersions, KvmProbe
 from berth.errors import BerthError, HostFault, HypervisorDown, Unavailable
 
@@ -50,10 +51,17 @@ class MemoryNode:
     taps: set[str] = field(default_factory=set)
     attached: set[str] = field(default_factory=set)
     served: set[str] = field(default_factory=set)
+    segments: dict[str, SegmentMembers] = field(default_factory=dict)
     failing: dict[str, BerthError] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     up: bool = True
     deaf_guests: bool = False
+    clinging_guests: bool = False
+    """They do not let go of what is unplugged, until they are told to with ``let_go``."""
+    asked: set[tuple[str, str]] = field(default_factory=set)  # uid and alias of what was to be let go
+    wired: dict[str, tuple[NicOrder, ...]] = field(default_factory=dict)  # what attach and serve were last given
+    functions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of every pod
+    said: tuple[NicReport, ...] = ()  # by every guest
     kvm: KvmProbe = field(default_factory=lambda: KvmProbe(True, "in memory"))
     on_event: OnEvent | None = None
     on_connection: OnConnection | None = None
@@ -92,6 +100,14 @@ class MemoryNode:
         if detail == "crashed":
             self.emit(DomainEvent(uid, DomainEventKind.CRASHED, "panicked"))
         self.emit(DomainEvent(uid, DomainEventKind.STOPPED, detail))
+
+    def let_go(self) -> None:
+        """The guests do what they were asked to."""
+        for uid, alias in sorted(self.asked):
+            if (domain := self.domains.get(uid)) is not None:
+                domain.xml = memory_nics.unplugged(domain.xml, alias)
+                self.emit(DomainEvent(uid, DomainEventKind.DEVICE, alias))
+        self.asked.clear()
 
     def set_up(self, up: bool) -> None:
         """libvirtd comes or goes; guests do not notice."""
@@ -162,6 +178,29 @@ class MemoryHypervisor:
         running = uid in self._ask().domains and self.node.domains[uid].state is DomainState.RUNNING
         return GuestInfo(agent_connected=running, hostname="guest" if running else None)
 
+    def guest_nics(self, uid: str) -> tuple[NicReport, ...]:
+        return self.node.said if self.guest_info(uid).agent_connected else ()
+
+    def plug_nic(self, uid: str, alias: str, xml: str) -> None:
+        domain = self._domain(uid)
+        if not memory_nics.has(domain.xml, alias):
+            self.node.did("plug_nic", f"{uid} {alias}")
+            domain.xml = memory_nics.plugged(domain.xml, xml)
+
+    def unplug_nic(self, uid: str, alias: str) -> None:
+        domain = self._domain(uid)
+        if memory_nics.has(domain.xml, alias):
+            self.node.did("unplug_nic", f"{uid} {alias}")
+            self.node.asked.add((uid, alias))
+            if not self.node.clinging_guests:
+                self.node.let_go()
+
+    def set_link(self, uid: str, alias: str, up: bool) -> None:
+        domain = self._domain(uid)
+        if memory_nics.has(domain.xml, alias):
+            self.node.did("set_link", f"{uid} {alias} {'up' if up else 'down'}")
+            domain.xml = memory_nics.linked(domain.xml, alias, up=up)
+
     def listen(self, on_event: OnEvent, on_connection: OnConnection) -> None:
         self.node.on_event, self.node.on_connection = on_event, on_connection
         if self.node.up:
@@ -199,6 +238,12 @@ class MemoryBerths:
 
     def alive(self, berth: Berth) -> bool:
         return self.find(berth.pod_uid) == berth
+
+    def network(self, berth: Berth) -> int:
+        return berth.pid
+
+    def functions(self, berth: Berth, resources: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        return {resource: self.node.functions[resource] for resource in resources if resource in self.node.functions}
 
     def prepare_cgroup(self, vm_uid: str, guest_uid: int, berth: Berth) -> None:
         self.node.did("prepare_cgroup", vm_uid)
@@ -280,21 +325,40 @@ class MemoryNetwork:
     def create_taps(self, vm_uid: str, guest_uid: int, nics: Sequence[NicOrder]) -> dict[str, str]:
         self.node.did("create_taps", vm_uid)
         self.node.taps.add(vm_uid)
-        return {nic.name: f"bt{index}" for index, nic in enumerate(nics)}
+        return {nic.name: f"bt-{nic.name}"[:15] for nic in nics}
 
     def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
         self.node.did("attach", vm_uid)
         self.node.attached.add(vm_uid)
         self.node.served.add(vm_uid)
+        self.node.wired[vm_uid] = tuple(nics)
 
     def serve(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
         self.node.did("serve", vm_uid)
         self.node.served.add(vm_uid)
+        self.node.wired[vm_uid] = tuple(nics)
 
     def detach(self, vm_uid: str) -> None:
         self.node.did("detach", vm_uid)
         for names in (self.node.taps, self.node.attached, self.node.served):
             names.discard(vm_uid)
+        self.node.wired.pop(vm_uid, None)
+
+    def announce(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder]) -> None:
+        self.node.did("announce", vm_uid)
+
+    def set_members(self, members: SegmentMembers) -> None:
+        known = self.node.segments.get(members.segment.uid)
+        if known is None or known.version <= members.version:
+            self.node.did("set_members", members.segment.uid)
+            self.node.segments[members.segment.uid] = members
+
+    def members(self) -> list[SegmentMembers]:
+        return list(self.node.segments.values())
+
+    def tidy(self) -> None:
+        if "tidy" in self.node.failing:
+            raise self.node.failing["tidy"]
 
 
 class MemoryJournal:
@@ -311,3 +375,6 @@ class MemoryProber:
 
     def kvm(self) -> KvmProbe:
         return self.node.kvm
+
+    def vhost(self) -> bool:
+        return True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, NicOrder
+from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, NicOrder, NicReport, SegmentMembers
 from berth.api.virtualmachine import GuestInfo
 from berth.domain.files import DiskFile as DiskFile
 from berth.domain.files import MediaFiles as MediaFiles
@@ -30,11 +30,12 @@ class DomainEventKind(enum.Enum):
     CRASHED = "crashed"  # the guest panicked
     REBOOTED = "rebooted"
     AGENT = "agent"  # the guest agent's channel opened or closed
+    DEVICE = "device"  # a device was let go by the guest, or was refused to be
 
 
 @dataclass(frozen=True, slots=True)
 class DomainEvent:
-    """``detail`` is libvirt's own word, for example "shutdown", "destroyed", "crashed", "failed", "panicked"."""
+    """``detail`` is libvirt's own word, for example "shutdown", "destroyed", "crashed"; of a device, its alias."""
 
     uid: str
     kind: DomainEventKind
@@ -84,6 +85,22 @@ class Hypervisor(Protocol):
         """Ask qemu-guest-agent; agent_connected is False when it does not answer within two seconds."""
         ...
 
+    def guest_nics(self, uid: str) -> tuple[NicReport, ...]:
+        """What qemu-guest-agent says of the guest's interfaces; nothing when it does not answer."""
+        ...
+
+    def plug_nic(self, uid: str, alias: str, xml: str) -> None:
+        """Plug the interface in; one of that alias that is there already is left alone."""
+        ...
+
+    def unplug_nic(self, uid: str, alias: str) -> None:
+        """Ask the guest to let go of the interface: it may take its time, or never do it. DEVICE events tell."""
+        ...
+
+    def set_link(self, uid: str, alias: str, up: bool) -> None:
+        """Plug the interface's cable in or out, as the guest sees it."""
+        ...
+
     def listen(self, on_event: Callable[[DomainEvent], None], on_connection: Callable[[bool, str], None]) -> None:
         """Call back (from another thread) on every event, and when the connection to libvirtd comes (True) or goes."""
         ...
@@ -108,6 +125,14 @@ class Berths(Protocol):
         ...
 
     def alive(self, berth: Berth) -> bool: ...
+
+    def network(self, berth: Berth) -> int:
+        """The identity of its pod's network namespace, never 0; another one means another network."""
+        ...
+
+    def functions(self, berth: Berth, resources: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Device plugin resource → PCI addresses that the pod was given of it; HostFault when one is not to be used."""
+        ...
 
     def prepare_cgroup(self, vm_uid: str, guest_uid: int, berth: Berth) -> None:
         """Write what the emulator wrapper reads to enter the berth's cgroup."""
@@ -193,7 +218,23 @@ class Network(Protocol):
         ...
 
     def detach(self, vm_uid: str) -> None:
-        """Stop DHCP and remove what is left in the agent's own namespace."""
+        """Stop DHCP and remove what is left outside the berth: taps, and what joined it to segments."""
+        ...
+
+    def announce(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder]) -> None:
+        """Tell segments that the guest is here now; attach does so by itself when it made the way there."""
+        ...
+
+    def set_members(self, members: SegmentMembers) -> None:
+        """Who else is on an overlay. Kept while no guest of this node is on it; an older version is ignored."""
+        ...
+
+    def members(self) -> list[SegmentMembers]:
+        """What was set, since this agent started."""
+        ...
+
+    def tidy(self) -> None:
+        """Shut strangers out of overlays, and remove the devices of segments that no guest of this node is on."""
         ...
 
 
@@ -208,6 +249,10 @@ class Prober(Protocol):
 
     def kvm(self) -> KvmProbe:
         """Run real guest code under KVM with the CPU model guests will get."""
+        ...
+
+    def vhost(self) -> bool:
+        """Whether the host's kernel can move packets between tap and guest by itself."""
         ...
 
 

@@ -71,12 +71,14 @@ class HostProber:
         *,
         accelerator: str = "kvm",
         cpu: str = "host",
+        vhost: Path = Path("/dev/vhost-net"),
     ) -> None:
         self._qemu = qemu
         self._device = device
         self._seconds = seconds
         self._accelerator = accelerator
         self._cpu = cpu
+        self._vhost = vhost
 
     def kvm(self) -> KvmProbe:
         """Whether guest code runs, and if not, the reason for people."""
@@ -86,6 +88,10 @@ class HostProber:
             rom.write(firmware())
             rom.flush()
             return self._run(rom.name)
+
+    def vhost(self) -> bool:
+        """Opening it loads the module where there is one."""
+        return _cannot_open(self._vhost) is None
 
     def _run(self, rom: str) -> KvmProbe:
         command = [

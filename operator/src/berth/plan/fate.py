@@ -18,6 +18,8 @@ class Ending:
     panicked: bool = False
     shutdown_asked: bool = False
     """The berth said that its pod was to end, before the guest did."""
+    cut_off: str = ""
+    """Why Berth itself ended it, not because of its pod's end."""
     berth_lost: bool = False
     """The berth process went before the guest did."""
     last_words: str = ""
@@ -35,6 +37,8 @@ def _cause(e: Ending) -> tuple[FateReason, str]:
     said = f": {e.last_words}" if e.last_words else ""
     if e.panicked:
         return FateReason.GUEST_PANICKED, "the guest's kernel panicked; its last lines are in the berth's log"
+    if e.cut_off:
+        return FateReason.FORCED_OFF, f"cut off: {e.cut_off}"
     if e.stopped == "shutdown" and not e.by_host:
         if e.shutdown_asked:
             return FateReason.SHUT_DOWN, "shut down as asked"

@@ -6,16 +6,24 @@ Filled in by the agent's reconcile from the ports; read by machine.py and by the
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-from berth.api.order import Fate, GuestState, Order, OrderPower
+from berth.api.order import Fate, GuestState, NicOrder, Order, OrderPower
 from berth.domain.observed import DomainState, Guest, StartRecord
 from berth.plan import steps
 
 FATE_PATIENCE: Final = 2.0
 """Seconds that the event which tells a guest's fate may come later than its absence is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unplug:
+    """Seconds since the guest was asked to let go of a NIC: for the first and for the last time."""
+
+    since: float = 0.0
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +45,20 @@ class Gathered:
     """The pods whose berth process was here once (a guest or record of it proves that) and positively is not now."""
     linked: bool = False
     """Whether the control connection to the berth is open."""
-    served: bool = False
-    """Whether this agent has set up this machine's network and answers its DHCP."""
+    network: tuple[NicOrder, ...] | None = None
+    """The NICs that this agent has set the network up for and serves; None while it has not."""
+    network_lost: bool = False
+    """The berth's network namespace is positively another one than the guest was wired to."""
+    unplugs: Mapping[str, Unplug] = field(default_factory=dict)
+    """The NICs that the guest was asked to let go of, by name."""
     shutdown_asked: bool = False
     """The berth said that its pod is to end."""
     stop_age: float | None = None
     """Seconds since this agent first heard that."""
     button_age: float | None = None
-    """Seconds since the power button was pressed."""
+    """Seconds since the power button was pressed last."""
+    presses: int = 0
+    """How often it was pressed."""
     resume_age: float | None = None
     """Seconds since the guest was last resumed."""
     fate: Fate | None = None
@@ -55,6 +69,11 @@ class Gathered:
     """The berth was told to exit."""
     kvm_usable: bool = False
     kvm_reason: str = ""
+
+    @property
+    def served(self) -> bool:
+        """Whether this agent has set up this machine's network and answers its DHCP."""
+        return self.network is not None
 
 
 class Life(enum.Enum):

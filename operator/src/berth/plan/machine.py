@@ -5,12 +5,12 @@ Level-based: it never asks which event came, so it may be called at any moment a
     life      what is there                                      steps
     ABSENT    no domain, and none ever ran for this start        prepare, create paused, attach, mark, resume
     LOADED    a domain that never ran                            attach, mark, resume
-    RUNNING   its CPUs run                                       serve; suspend or press the button when asked
-    PAUSED    it ran, and its CPUs are stopped                   serve; resume when asked
+    RUNNING   its CPUs run                                       serve, change its NICs; suspend or press the button
+    PAUSED    it ran, and its CPUs are stopped                   serve, change its NICs; resume when asked
     ENDING    libvirt is taking it down                          wait; destroy what is left of a crashed one
     ENDED     no domain, and the start record says there was     end the berth; when that is gone, clean up
 
-"Not observed" is never "gone": a guest is destroyed only when its berth's pod is in ``lost``.
+"Not observed" is never "gone": a guest is destroyed only when its berth's pod is in ``lost``, or has another network.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from typing import Final, assert_never
 from berth.api.order import Order, OrderPower
 from berth.domain import host, redaction
 from berth.domain.observed import DomainState, Guest, StartRecord
-from berth.plan import gathered, steps
+from berth.plan import gathered, plug, steps
 from berth.plan.gathered import FATE_PATIENCE, Gathered
 from berth.plan.steps import Awaited, Plan, Step
 
 BUTTON_INTERVAL: Final = 10.0
 """Seconds between two presses of the power button: a guest that is still booting does not hear the first."""
+SECOND_PRESS: Final = 3.0
+"""Seconds until the second: firmware and boot loader, which hear nothing, are mostly over by then."""
 RESUME_INTERVAL: Final = 10.0
 """Seconds between two attempts to go on after a disk was full."""
 LOOK_AGAIN: Final = 5.0
@@ -61,6 +63,9 @@ def _with_guest(g: Gathered, guest: Guest) -> Iterator[Step]:
     pod = guest.order.berth.pod_uid
     if pod in g.lost:
         yield steps.Destroy("BerthGone", f"its berth (pod {pod}) is gone from this node")
+        return
+    if g.network_lost and pod in g.present:
+        yield steps.Destroy("NetworkLost", f"the network of its berth (pod {pod}) was made anew without it")
         return
     match guest.state:
         case DomainState.RUNNING:
@@ -118,29 +123,32 @@ def _loaded(g: Gathered, guest: Guest) -> Iterator[Step]:
     if order.berth.pod_uid not in g.present:
         yield steps.WaitFor(Awaited.BERTH, LOOK_AGAIN, "its berth is needed for its network")
         return
-    if not g.served:
-        yield steps.AttachNetwork(order, "the guest is to find its network when it wakes")
-    yield from _record(g, guest)
+    wired = plug.carried(guest, order)
+    if g.network != wired.machine.nics:
+        yield steps.AttachNetwork(wired, "the guest is to find its network when it wakes")
+    yield from _change_nics(g, guest, order)
     if order.power is OrderPower.RUNNING:
         yield from _first_run(order)
+    yield from plug.waits(g, guest)
 
 
 def _running(g: Gathered, guest: Guest) -> Iterator[Step]:
     order = gathered.wanted(g, guest)
     if not gathered.marked(g, guest):
         yield steps.MarkStarted(guest.order, "it runs, and its start record is missing")
-    yield from _serve(g, order)
+    yield from _serve(g, guest, order)
     if g.shutdown_asked:
         yield from _button(g, order)
         return
     if order.power is OrderPower.PAUSED:
         yield steps.Suspend("power is Paused")
-    yield from _record(g, guest)
+    yield from _change_nics(g, guest, order)
+    yield from plug.waits(g, guest)
 
 
 def _paused(g: Gathered, guest: Guest) -> Iterator[Step]:
     order = gathered.wanted(g, guest)
-    yield from _serve(g, order)
+    yield from _serve(g, guest, order)
     if guest.detail in _BUSY:
         yield steps.WaitFor(Awaited.GUEST, LOOK_AGAIN, f"libvirt holds it for a moment: {guest.detail}")
         return
@@ -155,7 +163,8 @@ def _paused(g: Gathered, guest: Guest) -> Iterator[Step]:
             yield steps.WaitFor(Awaited.DISK, RESUME_INTERVAL - g.resume_age, text)
             return
         yield steps.Resume("power is Running")
-    yield from _record(g, guest)
+    yield from _change_nics(g, guest, order)
+    yield from plug.waits(g, guest)
 
 
 def _ended(g: Gathered, record: StartRecord) -> Iterator[Step]:
@@ -186,22 +195,34 @@ def _button(g: Gathered, order: Order) -> Iterator[Step]:
     if _overdue(g, order):
         yield steps.Destroy("GraceOver", f"the guest did not shut down within its grace of {order.grace_seconds} s")
         return
-    age = g.button_age
-    if age is None or age >= BUTTON_INTERVAL:
+    age, presses = g.button_age, g.presses
+    if age is None or age >= _press_interval(presses):
         yield steps.PressPowerButton("its pod is to end" if age is None else "the guest did not react yet")
-        age = 0.0
+        age, presses = 0.0, presses + 1
     text = "the guest is shutting down; it is cut off when the grace period is over"
     left = order.grace_seconds - g.stop_age if g.stop_age is not None else BUTTON_INTERVAL
-    yield steps.WaitFor(Awaited.GUEST, min(BUTTON_INTERVAL - age, left), text)
+    yield steps.WaitFor(Awaited.GUEST, min(_press_interval(presses) - age, left), text)
 
 
-def _serve(g: Gathered, order: Order) -> Iterator[Step]:
-    if not g.served and order.berth.pod_uid in g.present:
-        yield steps.ServeNetwork(order, "this agent does not serve the running guest's network yet")
+def _press_interval(presses: int) -> float:
+    return SECOND_PRESS if presses == 1 else BUTTON_INTERVAL
 
 
-def _record(g: Gathered, guest: Guest) -> Iterator[Step]:
-    order = redaction.redacted(gathered.wanted(g, guest))
+def _serve(g: Gathered, guest: Guest, order: Order) -> Iterator[Step]:
+    order = plug.carried(guest, order)
+    if order.berth.pod_uid not in g.present or g.network == order.machine.nics:
+        return
+    new = "its NICs are ordered otherwise" if g.served else "this agent does not serve the running guest's network yet"
+    yield steps.ServeNetwork(order, new)
+
+
+def _change_nics(g: Gathered, guest: Guest, order: Order) -> Iterator[Step]:
+    """What was plugged in is served, and recorded, when it is seen in the live domain."""
+    found = list(plug.changes(g, guest))
+    yield from found
+    if any(isinstance(step, steps.PlugNic) for step in found):
+        return
+    order = redaction.redacted(plug.carried(guest, order))
     if order != guest.order:
         yield steps.RecordOrder(order, f"generation {order.generation} is carried out")
 

@@ -9,17 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from berth.api.order import GuestState, Report, ReportCondition
+from berth.api.order import GuestState, NicReport, Report, ReportCondition
 from berth.api.virtualmachine import ConditionStatus, ConditionType, GuestInfo
-from berth.plan import gathered, steps
-from berth.plan.gathered import Gathered
+from berth.domain.observed import Guest
+from berth.plan import gathered, plug, steps
+from berth.plan.gathered import Gathered, Life
 from berth.plan.steps import Plan, Step
 
 _NO_PLAN: Final = Plan()
 _T: Final = ConditionType
 _S: Final = ConditionStatus
 _DISK_STEPS: Final = (steps.PrepareMedia,)
-_NETWORK_STEPS: Final = (steps.CreateTaps, steps.AttachNetwork, steps.ServeNetwork)
+_NETWORK_STEPS: Final = (
+    steps.CreateTaps,
+    steps.AttachNetwork,
+    steps.ServeNetwork,
+    steps.PlugNic,
+    steps.UnplugNic,
+    steps.SetLink,
+)
 _ALIVE: Final = (GuestState.RUNNING, GuestState.PAUSED, GuestState.STOPPING)
 _SEEN: Final = (*_ALIVE, GuestState.ENDED)
 _LOST_HYPERVISOR: Final = "libvirtd does not answer; a running guest goes on. Next: see the agent pod's log"
@@ -43,6 +51,7 @@ class Progress:
     failure: Failure | None = None
     files_ready: bool = False
     guest: GuestInfo | None = None
+    guest_nics: tuple[NicReport, ...] = ()
     before: Report | None = None
     """The report that was told last: what is kept while libvirt does not answer."""
 
@@ -65,6 +74,7 @@ def report(g: Gathered, p: Progress) -> Report | None:
         started_at=(g.record.at or None) if g.record is not None else None,
         fate=g.fate if state is GuestState.ENDED else None,
         guest=p.guest if state in _ALIVE else None,
+        guest_nics=p.guest_nics if state in _ALIVE else (),
         conditions=(_disks(g, p), _network(g, p, state), _running(g, p, state)),
     )
 
@@ -82,10 +92,12 @@ def _named(g: Gathered) -> tuple[str, str, int] | None:
 def _state(g: Gathered, p: Progress) -> GuestState:
     seen = gathered.state(g)
     if not g.hypervisor:
-        known = p.before is not None and p.before.pod_uid == gathered.pod(g) and p.before.state in _SEEN
-        return p.before.state if p.before is not None and known else seen  # nobody saw it change
+        known = _before(g, p)
+        return known if known is not None and known in _SEEN else seen  # nobody saw it change
     if p.failure is not None and isinstance(p.failure.step, steps.Resume):
         return GuestState.FAILED  # it is there, and cannot be let run
+    if _ends_by_itself(g) and (last := _before(g, p)) is not None and last in _ALIVE:
+        return last  # how it went is told when that is known
     if seen in _SEEN:
         return seen
     if p.failure is not None or _refused(p) is not None:
@@ -95,6 +107,15 @@ def _state(g: Gathered, p: Progress) -> GuestState:
             return GuestState.STARTING
         case _:
             return seen
+
+
+def _before(g: Gathered, p: Progress) -> GuestState | None:
+    """What was told last, of this start."""
+    return p.before.state if p.before is not None and p.before.pod_uid == gathered.pod(g) else None
+
+
+def _ends_by_itself(g: Gathered) -> bool:
+    return gathered.life(g) is Life.ENDING and not g.shutdown_asked
 
 
 def _accelerator(g: Gathered, p: Progress) -> str:
@@ -125,15 +146,30 @@ def _disks(g: Gathered, p: Progress) -> ReportCondition:
 def _network(g: Gathered, p: Progress, state: GuestState) -> ReportCondition:
     if p.failure is not None and isinstance(p.failure.step, _NETWORK_STEPS):
         return _condition(_T.NETWORK_READY, _S.FALSE, p.failure.reason, p.failure.message)
+    if g.guest is not None and (told := _nics(g, g.guest)) is not None:
+        return told
     if g.served or state is GuestState.ENDED:
         return _condition(_T.NETWORK_READY, _S.TRUE, "Ready")
     return _condition(_T.NETWORK_READY, _S.UNKNOWN, "Preparing", "the network is not set up yet")
+
+
+def _nics(g: Gathered, guest: Guest) -> ReportCondition | None:
+    """NICs that do not come or go as ordered, while the others work."""
+    if homeless := plug.without_slot(g, guest):
+        message = f"no free slot to plug in NIC {', '.join(homeless)}. Next: stop and start the machine"
+        return _condition(_T.NETWORK_READY, _S.FALSE, "NoFreeSlot", message)
+    if g.served and (kept := plug.kept(g, guest)):
+        message = f"the guest does not let go of NIC {', '.join(kept)}, whose link is down; it is asked again"
+        return _condition(_T.NETWORK_READY, _S.TRUE, "UnplugPending", message)
+    return None
 
 
 def _running(g: Gathered, p: Progress, state: GuestState) -> ReportCondition:
     kind = _T.GUEST_RUNNING
     if not g.hypervisor:
         return _condition(kind, _S.UNKNOWN, "HypervisorDown", _LOST_HYPERVISOR)
+    if _ends_by_itself(g):
+        return _condition(kind, _S.FALSE, "Ending", "the guest is ending; how it went is about to be told")
     match state:
         case GuestState.RUNNING:
             return _condition(kind, _S.TRUE, "Running")

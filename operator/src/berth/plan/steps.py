@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from berth.api.order import Order
+from berth.api.order import NicOrder, Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,35 @@ class ServeNetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class PlugNic:
+    """Network.create_taps, then Hypervisor.plug_nic: with its cable out until its network is there."""
+
+    order: Order
+    nic: NicOrder
+    slot: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnplugNic:
+    """Hypervisor.unplug_nic: the guest is asked to let go of it."""
+
+    nic: str
+    alias: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink:
+    """Hypervisor.set_link."""
+
+    nic: str
+    alias: str
+    up: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class MarkStarted:
     """Berths.record_start: from here on a missing domain means that the guest ended."""
 
@@ -119,7 +148,7 @@ class PressPowerButton:
 class Destroy:
     """Hypervisor.destroy: there is positive evidence that this guest has no right to run any more."""
 
-    code: str  # BerthGone | NeverStarted | Crashed | GraceOver
+    code: str  # BerthGone | NetworkLost | NeverStarted | Crashed | GraceOver
     reason: str
 
 
@@ -150,6 +179,7 @@ class Awaited(enum.Enum):
     OLD_BERTH = "OldBerth"
     BERTH_END = "BerthEnd"
     FATE = "Fate"
+    UNPLUG = "Unplug"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +201,9 @@ Step = (
     | CreatePaused
     | AttachNetwork
     | ServeNetwork
+    | PlugNic
+    | UnplugNic
+    | SetLink
     | MarkStarted
     | Resume
     | Suspend

@@ -28,6 +28,10 @@ class Interface:
     boot_order: int | None = None
     link_up: bool = True
 
+    @property
+    def alias(self) -> str:
+        return ALIAS + self.name
+
     def to_element(self) -> Element:
         virtio = self.model is NicModel.VIRTIO
         return element(
