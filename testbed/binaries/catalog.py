@@ -144,6 +144,7 @@ RELEASES: tuple[Release, ...] = (
     # The cluster's own services: small programs of ours around published libraries.
     Release("provisioner", "1", (Tool("provisioner", "testbed/provisioner"),), ours=True),
     Release("dns", "1", (Tool("dns", "testbed/dns"),), ours=True),
+    Release("attach", "1", (Tool("attach", "testbed/attach"),), ours=True),
     Release(
         "metrics-server",
         "0.9.0",

@@ -93,7 +93,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 """
 
 
-def network(node: Node) -> str:
+def network(node: Node, topology: Topology, api_port: int) -> str:
     """The node's CNI chain: routed pairs, so that Services work between pods of one node without br_netfilter."""
     address_management = {
         "type": "host-local",
@@ -108,6 +108,12 @@ def network(node: Node) -> str:
             {"type": "no-dad"},
             {"type": "ptp", "ipMasq": False, "ipam": address_management},
             {"type": "portmap", "capabilities": {"portMappings": True}},
+            {
+                "type": "attach",
+                "capabilities": {"io.kubernetes.cri.pod-annotations": True},
+                "server": f"https://{topology.gateway}:{api_port}",
+                "files": str(layout.NODE_FILES),
+            },
         ],
     }
     return json.dumps(chain, indent=2) + "\n"

@@ -13,6 +13,7 @@ from testbed.cluster import api, layout, ready
 from testbed.settings import Settings
 from testbed.topology import Node, Topology
 
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 PROVISIONER = "berth.dev/testbed-volumes"
 
 
@@ -74,6 +75,25 @@ def metrics_api(authority: bytes) -> dict[str, Any]:
     }
 
 
+def attachment_definitions() -> dict[str, Any]:
+    """NetworkAttachmentDefinition, as Multus installs it; go/attach reads it here."""
+    names = {"plural": "network-attachment-definitions", "singular": "network-attachment-definition",
+             "kind": "NetworkAttachmentDefinition", "shortNames": ["net-attach-def"]}  # fmt: skip
+    spec = {"type": "object", "properties": {"config": {"type": "string"}}}
+    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "network-attachment-definitions.k8s.cni.cncf.io"},
+        "spec": {
+            "group": "k8s.cni.cncf.io",
+            "scope": "Namespaced",
+            "names": names,
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
+        },
+    }
+
+
 def base(settings: Settings, topology: Topology) -> dict[str, dict[str, Any]]:
     """Every base object by the path it is written to."""
     system, slices = (
@@ -87,6 +107,7 @@ def base(settings: Settings, topology: Topology) -> dict[str, dict[str, Any]]:
     return {
         "/apis/storage.k8s.io/v1/storageclasses/standard": storage_class(),
         f"{system}/kube-dns": dns_service,
+        f"{DEFINITIONS}/network-attachment-definitions.k8s.cni.cncf.io": attachment_definitions(),
         **{f"{slices}/{found['metadata']['name']}": found for found in dns_endpoints},
         f"{system}/metrics-server": service("metrics-server", (), [("https", "TCP", 443)]),
         f"{slices}/metrics-server": endpoints("metrics-server", topology.gateway, [("https", "TCP", metrics)]),

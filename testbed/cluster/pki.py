@@ -46,6 +46,7 @@ def identities(topology: Topology) -> tuple[Identity, ...]:
         Identity("front-proxy-client", "front-proxy-client"),
         Identity("controller-manager", "system:kube-controller-manager"),
         Identity("scheduler", "system:kube-scheduler"),
+        Identity("attach", "berth-testbed-attach", ("system:masters",)),
         Identity("proxy", "system:kube-proxy"),
         Identity(
             "addons", "berth-testbed-addons", ("system:masters",), ("metrics-server.kube-system.svc", topology.gateway)

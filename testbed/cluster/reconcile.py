@@ -16,7 +16,7 @@ from testbed.settings import Settings
 from testbed.topology import Topology
 
 LOCK_SECONDS = 300.0
-RELEASES = ("etcd", "containerd", "kubernetes", "provisioner", "dns", "metrics-server", "helm")
+RELEASES = ("etcd", "containerd", "kubernetes", "provisioner", "dns", "metrics-server", "attach", "helm")
 
 
 def up(settings: Settings, topology: Topology, progress: Progress) -> None:
@@ -26,6 +26,7 @@ def up(settings: Settings, topology: Topology, progress: Progress) -> None:
         host.remember()
         pki.ensure(settings.pki, pki.identities(topology))
         texts = write_configuration(settings, topology)
+        link_plugins(settings, topology, binaries["attach"])
         wanted = desired.units(units.Inputs(settings, topology, binaries, texts))
         steps = plan.plan(wanted, topology.nodes, current.gather(settings, topology))
         apply.apply(machine(settings, topology, binaries, progress), steps)
@@ -58,12 +59,16 @@ def write_configuration(settings: Settings, topology: Topology) -> dict[str, str
             ("containerd.toml", configs.containerd()),
         ):
             files.write_if_changed(folder / name, text)
-        files.write_if_changed(folder / "cni" / "10-testbed.conflist", configs.network(node))
+        files.write_if_changed(
+            folder / "cni" / "10-testbed.conflist", configs.network(node, topology, layout.api_port(settings))
+        )
         files.write_if_changed(folder / layout.NODE_PLUGINS.name / "no-dad", configs.NO_DAD, mode=0o755)
         for source, target in (
             ("ca.crt", "ca.crt"),
             (f"{node.name}.crt", "kubelet.crt"),
             (f"{node.name}.key", "kubelet.key"),
+            ("attach.crt", "attach.crt"),
+            ("attach.key", "attach.key"),
         ):
             files.write_if_changed(folder / target, (settings.pki / source).read_text(), mode=0o600)
         _kubeconfig(settings, topology.gateway, node.name, folder / "kubelet.kubeconfig")
@@ -81,6 +86,16 @@ def write_configuration(settings: Settings, topology: Topology) -> dict[str, str
     files.write_if_changed(settings.data / "Corefile", texts["dns"])
     texts["policy"] = "".join(path.read_text() for path in sorted(Path(policy.__file__).parent.glob("*.py")))
     return texts
+
+
+def link_plugins(settings: Settings, topology: Topology, attach: Path) -> None:
+    """Our own CNI plugin under its name; the link's target is where the node sees the program."""
+    target = layout.NODE_BINARIES / attach.relative_to(settings.cache / "bin")
+    for node in topology.nodes:
+        link = layout.files_of(settings, node.name) / layout.NODE_PLUGINS.name / "attach"
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
 
 
 def _kubeconfig(settings: Settings, address: str, who: str, target: Path) -> None:

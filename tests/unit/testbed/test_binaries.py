@@ -21,7 +21,8 @@ GO = settings.REPOSITORY / "testbed" / "go"
 def test_every_release_has_a_module_with_checksums(release: catalog.Release) -> None:
     module = (GO / release.name / "go.mod").read_text()
     assert f"module testbed/{release.name}\n" in module
-    assert (GO / release.name / "go.sum").read_text().count("h1:") > 10
+    if "require" in module:  # one of ours needs nothing but Go itself
+        assert (GO / release.name / "go.sum").read_text().count("h1:") > 10
     if not release.ours:
         assert re.search(rf"\bv{re.escape(release.version)}\b", module), f"go.mod does not pin {release.version}"
 

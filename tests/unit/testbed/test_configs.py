@@ -31,8 +31,8 @@ def test_kubelet_lets_nobody_in_without_a_certificate_or_token() -> None:
 
 
 def test_pods_are_routed_not_bridged() -> None:
-    chain = json.loads(configs.network(NODE))
-    assert [plugin["type"] for plugin in chain["plugins"]] == ["no-dad", "ptp", "portmap"]
+    chain = json.loads(configs.network(NODE, SHAPE, 6443))
+    assert [plugin["type"] for plugin in chain["plugins"]] == ["no-dad", "ptp", "portmap", "attach"]
     assert chain["plugins"][1]["ipam"]["ranges"] == [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]
 
 

@@ -1,0 +1,3 @@
+module testbed/attach
+
+go 1.26.0
