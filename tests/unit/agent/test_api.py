@@ -21,9 +21,9 @@ from berth.agent import api, facts
 from berth.agent.enroll import Credentials
 from berth.agent.main import Door
 from berth.agent.reports import Hub
-from berth.api.order import GuestState, Order, Report
+from berth.api.order import GuestState, Order, Report, SegmentKind, SegmentMember, SegmentMembers, SegmentOrder
 from berth.effects import certificates, tls
-from berth.errors import Refused, StaleEpoch
+from berth.errors import HostFault, Refused, StaleEpoch
 from tests.unit.agent.orders import NODE, order, uid
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -54,11 +54,25 @@ class FakeOrders:
 
 
 @dataclass
+class FakeSegments:
+    taken: list[SegmentMembers] = field(default_factory=list)
+
+    async def take(self, members: SegmentMembers) -> None:
+        if members.segment.vni == 13:
+            raise HostFault("no device of this node has its address", reason="NodeAddressMissing")
+        self.taken.append(members)
+
+    async def all(self) -> list[SegmentMembers]:
+        return self.taken
+
+
+@dataclass
 class Served:
     """An API on localhost and how to reach it."""
 
     authority: certificates.Authority
     orders: FakeOrders
+    segments: FakeSegments
     hub: Hub
     door: Door
     url: str
@@ -105,14 +119,14 @@ def authority() -> certificates.Authority:
 
 @pytest.fixture
 async def served(authority: certificates.Authority) -> AsyncIterator[Served]:
-    hub, orders, port = Hub(facts.first(NODE)), FakeOrders(), free_port()
+    hub, orders, segments, port = Hub(facts.first(NODE)), FakeOrders(), FakeSegments(), free_port()
     hub.facts_are_known()
     hub.open()
-    runner = web.AppRunner(api.application(orders, hub), shutdown_timeout=1.0)
+    runner = web.AppRunner(api.application(orders, hub, segments), shutdown_timeout=1.0)
     await runner.setup()
     door = Door(runner, "127.0.0.1", port)
     await door.open(credentials(authority))
-    yield Served(authority, orders, hub, door, f"https://127.0.0.1:{port}")
+    yield Served(authority, orders, segments, hub, door, f"https://127.0.0.1:{port}")
     await runner.cleanup()
     door.close()
 
@@ -120,6 +134,45 @@ async def served(authority: certificates.Authority) -> AsyncIterator[Served]:
 async def test_an_order_is_taken_and_answered_with_a_report(served: Served) -> None:
     status, answer = await served.call("PUT", f"/v1/vms/{uid()}", order().model_dump_json(by_alias=True).encode())
     assert (status, answer["state"], served.orders.taken) == (200, "Waiting", [order()])
+
+
+def members(vni: int = 7) -> SegmentMembers:
+    segment = SegmentOrder(uid=uid(5), name="default/blue", kind=SegmentKind.OVERLAY, vni=vni)
+    member = SegmentMember(mac="52:54:00:00:00:01", addresses=("10.9.0.5",), node="b", node_address="192.0.2.2")
+    return SegmentMembers(segment=segment, version=3, members=(member,))
+
+
+async def test_members_of_a_segment_are_taken_and_shown(served: Served) -> None:
+    given = members()
+    body = given.model_dump_json(by_alias=True).encode()
+    assert await served.call("PUT", f"/v1/segments/{uid(5)}", body) == (204, None)
+    status, answer = await served.call("GET", "/v1/segments")
+    assert (status, answer) == (200, [json.loads(body)])
+    assert served.segments.taken == [given]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "reason"),
+    [
+        (f"/v1/segments/{uid(6)}", members().model_dump_json(by_alias=True).encode(), 400, "InvalidSpec"),
+        ("/v1/segments/blue", members().model_dump_json(by_alias=True).encode(), 400, "InvalidSpec"),
+        (f"/v1/segments/{uid(5)}", b"[]", 400, "OrderInvalid"),
+        (f"/v1/segments/{uid(5)}", members(13).model_dump_json(by_alias=True).encode(), 500, "NodeAddressMissing"),
+    ],
+)
+async def test_members_that_are_wrong_or_cannot_be_set(
+    served: Served, path: str, body: bytes, status: int, reason: str
+) -> None:
+    got, answer = await served.call("PUT", path, body)
+    assert (got, answer["reason"]) == (status, reason)
+    assert served.segments.taken == []
+
+
+async def test_only_the_controller_tells_of_members(served: Served) -> None:
+    body = members().model_dump_json(by_alias=True).encode()
+    other = served.identity("system:berth:node:other")
+    status, answer = await served.call("PUT", f"/v1/segments/{uid(5)}", body, other)
+    assert (status, answer["reason"], served.segments.taken) == (403, "Forbidden", [])
 
 
 async def test_an_older_epoch_is_refused_with_409(served: Served) -> None:

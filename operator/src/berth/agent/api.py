@@ -3,6 +3,8 @@
     PUT    /v1/vms/{uid}   an Order; answered with the machine's Report so far
     DELETE /v1/vms/{uid}   forget an order whose berth never came; refused while anything of the machine is here
     GET    /v1/vms         all reports
+    PUT    /v1/segments/{uid}   SegmentMembers: who is on an overlay; 204 when it is so here; an older one is ignored
+    GET    /v1/segments    all of them, as they were told since the agent started
     GET    /v1/facts       NodeFacts
     GET    /v1/reports     NDJSON: hello, snapshot, then changes, and a heartbeat at least every ten seconds
 
@@ -16,13 +18,13 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from berth.agent.reports import Hub, Listener
-from berth.api.order import Heartbeat, Order, Refusal, Report
+from berth.api.order import Heartbeat, Order, Refusal, Report, SegmentMembers
 from berth.effects import tls
 from berth.errors import BerthError, InvalidSpec, Refused, StaleEpoch, Unavailable
 
@@ -34,6 +36,7 @@ STALLED_SECONDS: Final = 30.0  # a listener that reads nothing for this long is 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _log = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -49,12 +52,22 @@ class Orders(Protocol):
         ...
 
 
-def application(orders: Orders, hub: Hub) -> web.Application:
+class SegmentStore(Protocol):
+    """Who takes what is told of segments: segments.py."""
+
+    async def take(self, members: SegmentMembers) -> None: ...
+
+    async def all(self) -> list[SegmentMembers]: ...
+
+
+def application(orders: Orders, hub: Hub, segments: SegmentStore) -> web.Application:
     app = web.Application(middlewares=[_refusals, _only_the_controller], client_max_size=BODY_LIMIT)
-    api = _Api(orders, hub)
+    api = _Api(orders, hub, segments)
     app.router.add_put("/v1/vms/{uid}", api.put_order)
     app.router.add_delete("/v1/vms/{uid}", api.delete_order)
     app.router.add_get("/v1/vms", api.get_reports)
+    app.router.add_put("/v1/segments/{uid}", api.put_segment)
+    app.router.add_get("/v1/segments", api.get_segments)
     app.router.add_get("/v1/facts", api.get_facts)
     app.router.add_get("/v1/reports", api.stream_reports)
     app.on_shutdown.append(api.close)
@@ -62,14 +75,15 @@ def application(orders: Orders, hub: Hub) -> web.Application:
 
 
 class _Api:
-    def __init__(self, orders: Orders, hub: Hub) -> None:
+    def __init__(self, orders: Orders, hub: Hub, segments: SegmentStore) -> None:
         self._orders = orders
         self._hub = hub
+        self._segments = segments
         self._streams: set[asyncio.Task[Any]] = set()
 
     async def put_order(self, request: web.Request) -> web.Response:
         uid = _uid(request)
-        order = _parse(await request.read())
+        order = _parse(Order, await request.read())
         if order.uid != uid:
             raise InvalidSpec("uid", f"the order must be for the machine in the path, {uid}", given=order.uid)
         await self._opened()
@@ -79,6 +93,18 @@ class _Api:
         await self._opened()
         self._orders.withdraw(_uid(request))
         return web.Response(status=204)
+
+    async def put_segment(self, request: web.Request) -> web.Response:
+        uid = _uid(request)
+        members = _parse(SegmentMembers, await request.read())
+        if members.segment.uid != uid:
+            raise InvalidSpec("segment.uid", f"it must be the segment in the path, {uid}", given=members.segment.uid)
+        await self._segments.take(members)
+        return web.Response(status=204)
+
+    async def get_segments(self, _request: web.Request) -> web.Response:
+        lines = ",".join(members.model_dump_json(by_alias=True) for members in await self._segments.all())
+        return web.json_response(text=f"[{lines}]")
 
     async def get_reports(self, _request: web.Request) -> web.Response:
         lines = ",".join(r.model_dump_json(by_alias=True) for r in self._hub.reports)
@@ -161,12 +187,12 @@ def _uid(request: web.Request) -> str:
     return uid
 
 
-def _parse(body: bytes) -> Order:
+def _parse(kind: type[M], body: bytes) -> M:
     try:
-        return Order.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or "order"
+        path = ".".join(str(part) for part in first["loc"]) or kind.__name__.lower()
         raise InvalidSpec(path, first["msg"], reason="OrderInvalid") from error
 
 

@@ -74,7 +74,8 @@ def _family(host: str) -> socket.AddressFamily:
 async def serve(chosen: Settings, world: World, stop: asyncio.Event) -> None:
     node = Node(chosen, world)
     await node.start()
-    runner = web.AppRunner(api.application(node.machines, node.hub), access_log=None, shutdown_timeout=CLOSE_SECONDS)
+    app = api.application(node.machines, node.hub, node.segments)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     door = Door(runner, chosen.host_ip, chosen.agent_port)
     enrollment = Enrollment(chosen, world.now, door.open)

@@ -19,6 +19,7 @@ from berth.agent.machines import Machines
 from berth.agent.metrics import Metrics
 from berth.agent.reconcile import Reconciler
 from berth.agent.reports import Hub
+from berth.agent.segments import Segments
 from berth.agent.settings import Settings
 from berth.agent.world import World
 from berth.api.order import Report
@@ -40,6 +41,7 @@ class Node:
         self.hub = Hub(facts.first(settings.node_name), self._heard)
         uids = range(settings.uid_base, settings.uid_base + settings.uid_count)
         self.machines = Machines(settings.node_name, uids, self.bell.ring, loop.time, self._first_report)
+        self.segments = Segments(world)
         self._facts = facts.FactFinder(world, self.hub)
         self._events = Events(self.machines, self._rung, self._connection)
         self._watch = BerthWatch(world, self.bell.ring)
@@ -55,6 +57,7 @@ class Node:
         self._begin(self._probe(), "probe")
         self._begin(self._watch.run(), "watch berths")
         self._begin(self._infos.run(), "guest info")
+        self._begin(self.segments.run(), "segments")
         for number in range(self._settings.workers):
             self._begin(self._work(), f"worker {number}")
 

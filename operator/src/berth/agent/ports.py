@@ -15,16 +15,19 @@ from berth.effects.links import ControlLinks
 from berth.effects.media import NodeMedia
 from berth.effects.network import NodeNetwork
 from berth.effects.probe import HostProber
+from berth.effects.segment_devices import NodeSegments
+from berth.effects.segments import Place
 
 
 def real(settings: Settings, run: Runner, now: Callable[[], datetime]) -> World:
     folders = MachineFolders(settings.vms_folder)
+    place = Place(settings.node_name, settings.host_ip, settings.overlay_port)
     return World(
         hypervisor=Libvirt(settings.libvirt_uri),
         berths=NodeBerths(folders),
         links=ControlLinks(),
         media=NodeMedia(folders),
-        network=NodeNetwork(),
+        network=NodeNetwork(segments=NodeSegments(place, settings.segments_namespace)),
         journal=QemuLogs(settings.qemu_log_folder),
         prober=HostProber(),
         run=run,

@@ -37,6 +37,8 @@ class Settings(BaseModel):
     ca_file: Path = Path("/etc/berth/ca/ca.crt")
     libvirt_uri: str = "qemu:///system"
     vms_folder: Path = Path("/run/berth/vms")
+    overlay_port: Port = 14789  # UDP, between nodes: VXLAN
+    segments_namespace: Path = Path("/run/berth/segments")  # a file; the segments' network namespace is mounted on it
     qemu_log_folder: Path = Path("/var/log/libvirt/qemu")
     uid_base: int = Field(1_900_000_000, ge=100_000, le=4_000_000_000)  # guests run under uids from here on
     uid_count: int = Field(65_536, ge=16)
