@@ -88,18 +88,19 @@ class _Visit:
         self._site = site
         self._nic = nic
         self._want = want
-        self._rules = joined_rules.build(want)
 
     def wire(self, mtu: int, *, fresh: bool) -> tuple[int, int, bool]:
         """The tap's index, the NIC's MTU, and whether the pod has a way out for IPv6."""
         try:
             with Links() as links:
                 tap, other = self._ends(links.devices())
+                rules = joined_rules.build(self._want, (tap.index, other.index))
                 mtu = mtu or segments.nic_mtu(self._nic, other.mtu)
                 other_mtu = other.mtu if self._nic.kind is NicKind.ATTACHMENT else mtu
-                changes = joined.plan(self._observe(links, tap, other, fresh=fresh), self._want, mtu, other_mtu)
+                seen = self._observe(links, tap, other, rules_match=not fresh and nft.stand(rules))
+                changes = joined.plan(seen, self._want, mtu, other_mtu)
                 for change in changes:
-                    self._apply(links, change)
+                    self._apply(links, change, rules)
                     self._site.changed(change)
                 routes6 = self._want.gateway(6) is not None and _has_ipv6(links)
         except NetlinkError as error:
@@ -127,7 +128,7 @@ class _Visit:
         message = f"the pod has no interface {name}: does the node run Multus, and is the attachment defined?"
         return HostFault(f"{who}: {message}", reason="AttachmentMissing")
 
-    def _observe(self, links: Links, tap: Device, other: Device, *, fresh: bool) -> joined.Observed:
+    def _observe(self, links: Links, tap: Device, other: Device, *, rules_match: bool) -> joined.Observed:
         known = [n for n in links.neighbours(tap.index) if n.state & PERMANENT]
         addresses = links.every_address()
         return joined.Observed(
@@ -138,13 +139,13 @@ class _Visit:
             frozenset(links.host_routes(tap.index)),
             frozenset((n.address, n.mac) for n in known),
             {name: value for name in self._want.sysctls if (value := netlink._read_sysctl(name)) is not None},
-            not fresh and nft.stand(self._rules),
+            rules_match,
         )
 
-    def _apply(self, links: Links, change: wiring.Change) -> None:
+    def _apply(self, links: Links, change: wiring.Change, rules: nft.Tables) -> None:
         match change:
             case wiring.LoadRules():
-                nft.load(self._rules)
+                nft.load(rules)
             case wiring.WriteSysctl(name, value):
                 netlink._write_sysctl(name, value)
             case wiring.AddRoute(name, address):

@@ -19,7 +19,8 @@ _SOME = "limit rate 20/second burst 40 packets"
 _ROUTER_SOLICIT, _ROUTER_ADVERT, _SOLICIT, _ADVERT, _REDIRECT, _LISTENER = 133, 134, 135, 136, 137, 143
 
 
-def build(want: Joined) -> nft.Tables:
+def build(want: Joined, indexes: tuple[int, int]) -> nft.Tables:
+    """``indexes`` of tap and other side: rules name devices by them, and are no good for others of the same names."""
     tap, other = want.tap, want.other
     chains = [
         _chain("neighbours", _neighbours(want)),
@@ -34,7 +35,7 @@ def build(want: Joined) -> nft.Tables:
         _chain("through", _through(want), "type filter hook forward priority filter; policy accept;"),
         _chain("outbound", _outbound(want), "type nat hook postrouting priority srcnat; policy accept;"),
     ]
-    text = f"table netdev {want.table} {{\n\t{nft.COMMENT}\n{''.join(chains)}}}\n"
+    text = f"# {indexes}\ntable netdev {want.table} {{\n\t{nft.COMMENT}\n{''.join(chains)}}}\n"
     text += f"table inet {want.table} {{\n{''.join(stack)}}}\n"
     return nft.build([("netdev", want.table), ("inet", want.table)], text)
 

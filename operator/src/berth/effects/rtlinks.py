@@ -105,9 +105,9 @@ class Links(Route):
         data = _attribute(_VETH_PEER, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + there)
         self._add(name, "veth", data, mtu=mtu)
 
-    def add_bridge(self, name: str, *, mtu: int) -> None:
+    def add_bridge(self, name: str) -> None:
         """Without spanning tree (a port forwards at once) and without snooping (neighbour discovery is multicast)."""
-        self._add(name, "bridge", _attribute(_BR_STP, _int(0)) + _attribute(_BR_MCAST_SNOOPING, b"\0"), mtu=mtu)
+        self._add(name, "bridge", _attribute(_BR_STP, _int(0)) + _attribute(_BR_MCAST_SNOOPING, b"\0"))
 
     def add_vxlan(self, name: str, netns: int, *, vni: int, local: str, port: int, mtu: int) -> None:
         """Born in another namespace; its packets come and go in the socket's own. It learns nothing by itself."""
@@ -122,9 +122,11 @@ class Links(Route):
         more = _attribute(_IFLA_LINK, _int(card)) + _attribute(_IFLA_NET_NS_FD, _int(netns))
         self._add(name, "vlan", _attribute(_VLAN_ID, struct.pack("=H", vlan)), mtu=mtu, more=more)
 
-    def _add(self, name: str, kind: str, data: bytes, *, mtu: int, more: bytes = b"") -> None:
+    def _add(self, name: str, kind: str, data: bytes, *, mtu: int = 0, more: bytes = b"") -> None:
         info = _attribute(_INFO_KIND, kind.encode()) + _attribute(_INFO_DATA, data)
-        body = _attribute(_IFLA_IFNAME, name.encode() + b"\0") + _attribute(_IFLA_MTU, _int(mtu)) + more
+        body = (
+            _attribute(_IFLA_IFNAME, name.encode() + b"\0") + (_attribute(_IFLA_MTU, _int(mtu)) if mtu else b"") + more
+        )
         body += _attribute(_IFLA_LINKINFO, info)
         self._ask(_NEWLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + body, _CREATE | _EXCLUSIVE)
 

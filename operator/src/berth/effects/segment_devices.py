@@ -156,26 +156,27 @@ class _Work:
             raise HostFault(message, reason="NetworkFailed") from error
 
     def _make_uplink(self, name: str, mtu: int) -> None:
-        if self.order.kind is SegmentKind.OVERLAY:
-            vni, local, port = self.order.vni, self.place.address, self.place.port
-            self.here.add_vxlan(name, self.where, vni=vni, local=local, port=port, mtu=mtu)
-            return
         try:
-            card = _below(self.here, self.order, self.place).index
-            self.here.add_vlan(name, self.where, card=card, vlan=self.order.vlan, mtu=mtu)
+            if self.order.kind is SegmentKind.OVERLAY:
+                vni, local, port = self.order.vni, self.place.address, self.place.port
+                self.here.add_vxlan(name, self.where, vni=vni, local=local, port=port, mtu=mtu)
+            else:
+                card = _below(self.here, self.order, self.place).index
+                self.here.add_vlan(name, self.where, card=card, vlan=self.order.vlan, mtu=mtu)
         except NetlinkError as error:
-            raise _vlan_fault(self.order, error) from error
+            raise _uplink_fault(self.order, error) from error
 
 
-def _vlan_fault(order: SegmentOrder, error: NetlinkError) -> HostFault:
+def _uplink_fault(order: SegmentOrder, error: NetlinkError) -> HostFault:
+    vlan = order.kind is SegmentKind.VLAN
+    what = f"VLAN {order.vlan} on {order.device}" if vlan else f"VXLAN {order.vni}"
     if error.errno == errno.EOPNOTSUPP:
-        message = "this node's kernel has no VLAN devices: load the module 8021q"
-        return HostFault(f"network {order.name}: {message}", reason="VlanUnsupported")
+        message = f"this node's kernel cannot make {what}: load the module {'8021q' if vlan else 'vxlan'}"
+        return HostFault(f"network {order.name}: {message}", reason="VlanUnsupported" if vlan else "VxlanUnsupported")
     if error.errno == errno.EEXIST:
-        message = f"{order.device} already has a device for VLAN {order.vlan} that is not Berth's; remove it"
-        return HostFault(f"network {order.name}: {message}", reason="VlanTaken")
-    message = f"VLAN {order.vlan} on {order.device} cannot be made: {error}"
-    return HostFault(f"network {order.name}: {message}", reason="NetworkFailed")
+        message = f"another device of this node has {what}; remove it, or give the network another number"
+        return HostFault(f"network {order.name}: {message}", reason="VlanTaken" if vlan else "VniTaken")
+    return HostFault(f"network {order.name}: {what} cannot be made: {error}", reason="NetworkFailed")
 
 
 def _below(here: Links, order: SegmentOrder, place: Place) -> Below:
@@ -218,8 +219,8 @@ def _apply(change: segments.Change) -> None:
         match change:
             case segments.Remove(name):
                 _delete(links, devices[name])
-            case segments.MakeBridge(name, mtu):
-                links.add_bridge(name, mtu=mtu)
+            case segments.MakeBridge(name):
+                links.add_bridge(name)
             case segments.SetMtu(name, mtu):
                 links.set_link(devices[name].index, mtu=mtu)
             case segments.Label(name, label):

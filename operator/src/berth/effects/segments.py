@@ -50,8 +50,9 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class MakeBridge:
+    """Its MTU is the kernel's business, which keeps it at the smallest of its ports'."""
+
     name: str
-    mtu: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,8 @@ def plan(seen: Mapping[str, Device], want: Segment) -> list[Change]:
 def _changes(seen: Mapping[str, Device], want: Segment) -> Iterator[Change]:
     bridge = seen.get(want.bridge)
     if bridge is None:
-        yield MakeBridge(want.bridge, want.mtu)
-    yield from _settle(want.bridge, bridge, want.mtu, want.label, None)
+        yield MakeBridge(want.bridge)
+    yield from _settle(want.bridge, bridge, None, want.label, None)
     uplink = seen.get(want.uplink)
     if uplink is not None and uplink.alias != want.identity:
         yield Remove(want.uplink)
@@ -165,10 +166,10 @@ def _port_changes(
 
 
 def _settle(
-    name: str, device: Device | None, mtu: int, label: str, bridge: tuple[str, Device | None] | None
+    name: str, device: Device | None, mtu: int | None, label: str, bridge: tuple[str, Device | None] | None
 ) -> Iterator[Change]:
     """What is left to do on a device; None stands for one that was just made."""
-    if device is not None and device.mtu != mtu:
+    if device is not None and mtu is not None and device.mtu != mtu:
         yield SetMtu(name, mtu)
     if bridge is not None and (device is None or bridge[1] is None or device.master != bridge[1].index):
         yield Enslave(name, bridge[0])
