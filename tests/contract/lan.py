@@ -60,6 +60,7 @@ class Lan:
     mtu: int = 1400
     node: int = field(default_factory=new_namespace)
     guest: int = field(default_factory=new_namespace)
+    wire: int = -1  # what QEMU has open: frames written to it are the guest's, whatever they are
     _fds: list[int] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _pump: threading.Thread | None = None
@@ -96,6 +97,7 @@ class Lan:
         outer = open_tap(tap)
         inner = namespaces.in_network(self.guest, lambda: open_tap("enp0"))
         run(self.guest, f"ip link set lo up; ip link set enp0 address {GUEST_MAC} mtu {self.mtu} up")
+        self.wire = outer
         self._fds += [outer, inner]
         self._pump = threading.Thread(target=self._run, args=(outer, inner), daemon=True)
         self._pump.start()
