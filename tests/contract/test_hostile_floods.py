@@ -1,0 +1,163 @@
+"""A guest that never stops: it is answered a little, and another guest of the same agent as ever."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from berth.effects.berths import NodeBerths
+from tests.contract import hostile, pods
+from tests.contract import lan as lans
+from tests.contract.hostile import (
+    EVERYBODY,
+    GATEWAY,
+    GATEWAY_MAC,
+    GUEST,
+    LINK_LOCAL,
+    MAC,
+    ROUTER6,
+    Stage,
+    arp,
+    ethernet,
+    icmp6,
+    ip4,
+    multicast6,
+    udp,
+    udp6,
+)
+
+DISCOVER = ethernet(
+    0x0800,
+    ip4(
+        "255.255.255.255",
+        udp(
+            struct.pack("!BBBBIHH16s16s192s", 1, 1, 6, 0, 7, 0, 0, b"", MAC, b"") + b"\x63\x82\x53\x63\x35\1\1\xff",
+            (68, 67),
+        ),
+        "0.0.0.0",
+    ),
+    to=EVERYBODY,
+)
+_SOLICIT = udp6(LINK_LOCAL, "ff02::1:2", b"\x01xid\0\1\0\4duid\0\3\0\x0c" + bytes(12), (546, 547))
+SOLICIT = multicast6("ff02::1:2", _SOLICIT, LINK_LOCAL, 17, 64)
+ROUTER_SOLICITATION = multicast6("ff02::2", icmp6(LINK_LOCAL, "ff02::2", b"\x85" + bytes(7)), LINK_LOCAL)
+NEIGHBOUR_SOLICITATION = multicast6(
+    "ff02::1:ff00:1", icmp6(LINK_LOCAL, "ff02::1:ff00:1", hostile.solicitation(ROUTER6, MAC)), LINK_LOCAL
+)
+PING = ethernet(0x0800, ip4(GATEWAY, b"\x08\x00\xf7\xff" + bytes(4), protocol=1))
+WHO_HAS = arp(1, (MAC, GUEST), (bytes(6), GATEWAY))
+OTHER_VM = "0f5ffeef-0000-4c00-8437-8da47dfe23fa"
+
+
+@pytest.fixture
+def stage(start_pod: Callable[..., pods.FakePod], berths: NodeBerths) -> Iterator[Stage]:
+    bench = hostile.find(start_pod, berths)
+    with hostile.stage(bench) as made:
+        yield made
+    bench.down()
+
+
+@contextmanager
+def flood(stage: Stage, *sent: bytes) -> Iterator[list[int]]:
+    """From another thread, as fast as it goes; how many there were."""
+    stop, count = threading.Event(), [0]
+
+    def work() -> None:
+        while not stop.is_set():
+            for frame in sent:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(stage.bench.lan.wire, frame)
+            count[0] += len(sent)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield count
+    finally:
+        stop.set()
+        thread.join()
+
+
+def count_answers(line: socket.socket, seconds: float) -> int:
+    """The frames of the berth's that arrive in that time."""
+    deadline, found = time.monotonic() + seconds, 0
+    while (left := deadline - time.monotonic()) > 0:
+        line.settimeout(left)
+        with contextlib.suppress(TimeoutError):
+            found += line.recv(2000)[6:12] == GATEWAY_MAC
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sent", "most"),
+    [
+        (DISCOVER, 60),
+        (SOLICIT, 60),
+        (ROUTER_SOLICITATION, 40),
+        (NEIGHBOUR_SOLICITATION, 160),
+        (WHO_HAS, 160),
+        (PING, 80),
+    ],
+    ids=["dhcp", "dhcpv6", "router", "neighbour", "arp", "ping"],
+)
+def test_a_flood_is_answered_a_little(stage: Stage, sent: bytes, most: int) -> None:
+    with stage.bench.lan.in_guest(lambda: lans.raw_socket("enp0")) as line, flood(stage, sent) as count:
+        answers = count_answers(line, 1.0)
+    assert count[0] > 1000
+    assert 1 <= answers <= most
+    stage.works()
+
+
+@pytest.mark.parametrize(
+    "sent", [DISCOVER, SOLICIT, ROUTER_SOLICITATION, WHO_HAS], ids=["dhcp", "dhcpv6", "router", "arp"]
+)
+def test_another_guest_still_gets_its_lease(
+    stage: Stage, start_pod: Callable[..., pods.FakePod], berths: NodeBerths, sent: bytes
+) -> None:
+    """The same thread answers both; the rules at the tap are taken away first: the thread alone has to cope."""
+    other = hostile.find(start_pod, berths)
+    other.network = stage.bench.network
+    other.lan.up()
+    other.lan.up6()
+    other.lan.plug(other.network.create_taps(OTHER_VM, 0, other.nics)["default"])
+    other.network.attach(OTHER_VM, other.berth, other.nics, "other")
+    lans.run(stage.bench.lan.netns, "nft delete table netdev berth")
+    try:
+        with other.lan.in_guest(lambda: lans.raw_socket("enp0")) as line, flood(stage, sent) as count:
+            pods.until(lambda: count[0] > 5000, what="the flood")
+            for request, port in ((DISCOVER, b"\0\x43"), (SOLICIT, b"\x02\x23")):
+                start = time.monotonic()
+                os.write(other.lan.wire, request)
+                while (frame := line.recv(2000))[6:12] != GATEWAY_MAC or port not in (frame[34:36], frame[54:56]):
+                    pass
+                assert time.monotonic() - start < 1
+    finally:
+        other.network.detach(OTHER_VM)
+        other.lan.down()
+
+
+def test_a_thread_under_a_flood_rests(stage: Stage) -> None:
+    """Twenty packets a second of one guest's, not as many as it sends."""
+    lans.run(stage.bench.lan.netns, "nft delete table netdev berth")
+    thread = stage.bench.network.dhcp._thread
+    assert thread is not None
+    before = cpu_seconds(thread.native_id or 0)
+    with flood(stage, DISCOVER, SOLICIT) as count:
+        time.sleep(2)
+    assert count[0] > 1000
+    assert cpu_seconds(thread.native_id or 0) - before < 0.2
+
+
+def cpu_seconds(task: int) -> float:
+    """Of one thread, in user and kernel mode."""
+    with open(f"/proc/self/task/{task}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
