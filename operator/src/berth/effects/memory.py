@@ -36,6 +36,7 @@ class MemoryDomain:
 class MemoryPod:
     berth: Berth
     terminating: bool = False
+    network: int = 1
     on_shutdown: list[Callable[[], None]] = field(default_factory=list)
     on_lost: list[Callable[[], None]] = field(default_factory=list)
 
@@ -100,6 +101,10 @@ class MemoryNode:
         if detail == "crashed":
             self.emit(DomainEvent(uid, DomainEventKind.CRASHED, "panicked"))
         self.emit(DomainEvent(uid, DomainEventKind.STOPPED, detail))
+
+    def change_network(self, pod_uid: str) -> None:
+        """Somebody made the pod's network namespace anew, and its berth lives in that."""
+        self.pods[pod_uid].network += 1
 
     def let_go(self) -> None:
         """The guests do what they were asked to."""
@@ -240,7 +245,7 @@ class MemoryBerths:
         return self.find(berth.pod_uid) == berth
 
     def network(self, berth: Berth) -> int:
-        return berth.pid
+        return self.node.pods[berth.pod_uid].network
 
     def functions(self, berth: Berth, resources: Sequence[str]) -> dict[str, tuple[str, ...]]:
         return {resource: self.node.functions[resource] for resource in resources if resource in self.node.functions}
