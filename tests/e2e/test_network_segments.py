@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from testbed.kube import Cluster, Json, Machine, tiny, wait
 
 Make = Callable[..., Machine]
-NODES = ("berth-worker", "berth-worker2")
+NODES: list[str] = []
+"""The cluster's two workers."""
 NETWORKS = "/apis/berth.dev/v1alpha1/namespaces/{ns}/networks"
 POD: Json = {"name": "default", "pod": {}}
 
@@ -55,11 +56,16 @@ def reaches(machine: Machine, address: str, seconds: float = 20) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def nodes(cluster: Cluster) -> None:
+    found = cluster.items("/api/v1/nodes")
+    NODES[:] = sorted(node["metadata"]["name"] for node in found if not node["spec"].get("taints"))[:2]
+
+
 @pytest.fixture
-def office(cluster: Cluster, namespace: str) -> Iterator[Json]:
+def office(cluster: Cluster, namespace: str) -> Json:
     cluster.apply(network(), namespace=namespace)
-    yield network()
-    wait("the leases are given back", lambda: not leases(cluster, namespace), 60)
+    return network()
 
 
 def leases(cluster: Cluster, namespace: str, name: str = "office") -> dict[str, list[str]]:
