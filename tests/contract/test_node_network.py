@@ -155,6 +155,12 @@ N""",
             line.sendall(b"still")
             assert inner.recv(10) == b"still"
 
+    def test_what_connects_to_the_pods_loopback_reaches_the_guest(self, running: Bench) -> None:
+        """`kubectl port-forward` does: the runtime connects from inside the pod."""
+        lan = running.lan
+        with lan.in_guest(lambda: serve("0.0.0.0", 8080)):
+            assert namespaces.in_network(lan.netns, lambda: ask("127.0.0.1", 8080)) == b"10.0.2.1"
+
     def test_the_berths_own_sockets_are_out_of_reach(self, running: Bench) -> None:
         lan = running.lan
         own = [

@@ -11,6 +11,9 @@ neighbour solicitations, DHCP, ping) has a rate, so that a flood costs others no
 link-local addresses in ten minutes, because the kernel's list of neighbours is the whole node's.
 Tagged frames are named in the first place: the kernel takes a tag off before it asks what protocol is inside.
 
+What connects to the loopback of the pod from inside it, as `kubectl port-forward` does, is led to the guest: for that
+the tap may carry what comes from there (route_localnet), and the guest's own frames to 127.0.0.0/8 are dropped.
+
 What goes between the pod and the guest's NICs of other kinds (vm-…) is their rules' business (joined_rules.py). Nobody
 else's packets are forwarded: a pod is no router.
 """
@@ -38,6 +41,10 @@ table inet berth {{
 	chain outbound {{
 		type nat hook postrouting priority srcnat; policy accept;
 {outbound}
+	}}
+	chain from_berth {{
+		type nat hook output priority dstnat; policy accept;
+{from_berth}
 	}}
 	chain through {{
 		type filter hook forward priority filter; policy drop;
@@ -81,8 +88,12 @@ _INBOUND6 = """
 iifname "{up}" ip6 daddr != fe80::/10 fib daddr type local dnat ip6 to {guest6}
 iifname "{tap}" ip6 daddr != {{ {gateway6}, fe80::/10 }} fib daddr type local dnat ip6 to {guest6}
 """
+_FROM_BERTH = """
+oifname "lo" ip daddr 127.0.0.1 meta l4proto {{ tcp, udp }} dnat ip to {guest}
+"""
 _OUTBOUND = """
 oifname "{up}" ip saddr {subnet} masquerade
+oifname "{tap}" ip saddr 127.0.0.1 masquerade
 oifname "{tap}" ip saddr {guest} masquerade
 """
 _OUTBOUND6 = """
@@ -90,6 +101,7 @@ oifname "{up}" ip6 saddr {subnet6} masquerade
 oifname "{tap}" ip6 saddr {guest6} masquerade
 """
 _TO_BERTH = """
+iifname "{tap}" ct state established ct direction reply ct status dnat accept
 iifname "{tap}" ip daddr {gateway} icmp type echo-request limit rate 20/second burst 40 packets accept
 """
 _TO_BERTH6 = """
@@ -149,6 +161,7 @@ def build(wiring: Wiring) -> Ruleset:
     parts = {
         "inbound": (_INBOUND, _INBOUND6),
         "outbound": (_OUTBOUND, _OUTBOUND6),
+        "from_berth": (_FROM_BERTH, ""),
         "to_berth": (_TO_BERTH, _TO_BERTH6),
         "ingress": (_INGRESS, _INGRESS6),
     }

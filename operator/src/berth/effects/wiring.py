@@ -54,6 +54,7 @@ class Wiring:
             "net/ipv4/ip_forward": "1",  # first: it sets others of these to what suits a router
             f"{conf}/arp_ignore": "1",  # answer for the gateway only, not for the pod's other addresses
             f"{conf}/rp_filter": "1",
+            f"{conf}/route_localnet": "1",  # kubectl port-forward connects to the pod's loopback
             f"{conf}/accept_redirects": "0",
             f"{conf}/accept_source_route": "0",
             f"{conf}/send_redirects": "0",
