@@ -352,3 +352,20 @@ def test_nobody_but_the_gateway_answers_for_an_address(running: Bench) -> None:
         seen = lans.run(lan.guest, f"ip -6 neigh show {address} dev enp0")
         assert "lladdr" not in seen, seen
     assert lan.in_guest(functools.partial(ping6, "fe80::1%enp0")) == b"\x81"
+
+
+def test_a_cni_whose_gateway_has_the_same_link_local_address(single: Bench) -> None:
+    """fe80::1 is a common choice; the pod's default route leads to it on eth0, the guest's on its tap."""
+    lan = single.lan
+    lans.run(lan.node, "ip addr add fe80::1/64 dev veth0 nodad; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+    lans.run(lan.node, f"ip -6 route add {POD_IP6}/128 dev veth0; ip addr add fd79::1/128 dev lo")
+    lans.run(lan.netns, f"ip addr add {POD_IP6}/128 dev eth0 nodad; ip -6 route add default via fe80::1 dev eth0")
+    single.start()
+    lan.configure6()
+    with lan.in_node(lambda: serve("fd79::1", 8082)):
+        assert lan.in_guest(lambda: ask("fd79::1", 8082)) == POD_IP6.encode()
+    with lan.in_guest(lambda: serve("::", 8083, b"guest")):
+        assert lan.in_node(lambda: ask(POD_IP6, 8083)) == b"guest"
+    lans.run(lan.netns, "ip -6 route flush dev eth0 default; ip -6 route add default via fe80::1 dev eth0")  # once more
+    with lan.in_node(lambda: serve("fd79::1", 8084)):
+        assert lan.in_guest(lambda: ask("fd79::1", 8084)) == POD_IP6.encode()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from berth.effects import namespaces
+from berth.effects import namespaces, tbf
 from berth.effects.rtnetlink import PERMANENT, LinkInfo, NeighbourInfo, NetlinkError, Route
 from tests.contract.lan import new_namespace
 
@@ -75,6 +75,43 @@ def test_a_neighbour_is_permanent(netns: int) -> None:
         inside(netns, lambda route, mac=mac: route.set_neighbour(index, "10.0.2.2", mac))  # type: ignore[misc]
     found = inside(netns, lambda route: route.neighbours(index))
     assert found == [NeighbourInfo("10.0.2.2", "52:54:00:00:00:02", PERMANENT)]
+
+
+def test_ipv6_addresses_are_used_at_once(netns: int) -> None:
+    """Nobody else on the guest's link could have them: the kernel does not look for duplicates first."""
+    index = link(netns, "a0").index
+    inside(netns, lambda route: route.set_link(index, up=True))
+    for _ in range(2):
+        inside(netns, lambda route: route.add_address(index, "fd00:10:0:2::1/64"))
+    assert "fd00:10:0:2::1/64" in inside(netns, lambda route: route.addresses(index))
+    told = [
+        found for found in ip(netns, "-6", "addr", "show", "dev", "a0")[0]["addr_info"] if found["local"][:2] == "fd"
+    ]
+    assert [(found["prefixlen"], found["scope"], "tentative" in found) for found in told] == [(64, "global", False)]
+    inside(netns, lambda route: route.delete_address(index, "fd00:10:0:2::1/64"))
+    assert "fd00:10:0:2::1/64" not in inside(netns, lambda route: route.addresses(index))
+
+
+def test_ipv6_neighbours_are_permanent(netns: int) -> None:
+    index = link(netns, "a0").index
+    inside(netns, lambda route: route.set_link(index, up=True))
+    inside(netns, lambda route: route.set_neighbour(index, "fd00:10:0:2::2", MAC))
+    found = inside(netns, lambda route: route.neighbours(index))
+    assert NeighbourInfo("fd00:10:0:2::2", MAC, PERMANENT) in found
+
+
+def test_what_a_link_sends_is_ordered_by_one_qdisc(netns: int) -> None:
+    index = link(netns, "a0").index
+    options = tbf.encode(tbf.Bucket(125_000, 20_000, 100_000))
+    inside(netns, lambda route: route.set_root_qdisc(index, 0xBE270000, "tbf", options))
+    found = inside(netns, lambda route: route.root_qdisc(index))
+    assert found is not None
+    assert (found.handle, found.kind) == (0xBE270000, "tbf")
+    assert tbf.matches(found.options, tbf.Bucket(125_000, 20_000, 100_000))
+    assert inside(netns, lambda route: route.root_qdisc(9999)) is None
+    inside(netns, lambda route: route.delete_root_qdisc(index))
+    after = inside(netns, lambda route: route.root_qdisc(index))
+    assert after is None or after.kind != "tbf"
 
 
 def test_a_link_moves_and_is_named_anew(netns: int) -> None:
