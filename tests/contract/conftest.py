@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders
-from tests.contract import pods
+from tests.contract import agents, pods
+from tests.contract.agent_bench import VMS, Libvirtd, World, destroy
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +51,23 @@ def machines() -> Iterator[MachineFolders]:
 @pytest.fixture
 def berths(machines: MachineFolders) -> NodeBerths:
     return NodeBerths(machines, rescan_seconds=0)
+
+
+@pytest.fixture(scope="module")
+def agent_libvirtd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
+    daemon = Libvirtd(tmp_path_factory.mktemp("libvirt") / "libvirtd.log")
+    daemon.start()
+    yield daemon
+    daemon.kill()
+
+
+@pytest.fixture
+async def world(
+    tmp_path: Path, agent_libvirtd: Libvirtd, start_pod: Callable[..., pods.FakePod]
+) -> AsyncIterator[World]:
+    os.makedirs(VMS, exist_ok=True)
+    async with agents.agent_and_controller(tmp_path, VMS) as (agent, controller):
+        world = World(agent, controller, agent_libvirtd, start_pod)
+        yield world
+    for place in world.places:
+        await asyncio.to_thread(destroy, place.order.uid)

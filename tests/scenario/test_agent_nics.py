@@ -94,19 +94,23 @@ def test_a_nic_that_cannot_be_plugged_in_is_named_and_holds_nothing_else_up() ->
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("silence", [0, 3], ids=["", "silence"])
 @pytest.mark.parametrize("at", CALLS)
-def test_killed_at_any_call_of_a_change(at: int, after: bool) -> None:
+def test_killed_at_any_call_of_a_change(at: int, silence: int, after: bool) -> None:
     async def story(scene: Scene) -> None:
         await running(scene, POD, OLD)
         scene.calls, scene.freeze_at, scene.freeze_after = 0, at, after
         wanted = ordered(POD, NEW, generation=2)
         await scene.order(wanted)
         await scene.wait(5)
-        await scene.restart_agent(wanted)
+        await scene.restart_agent()
+        await scene.wait(silence)
+        await scene.order(wanted)
         await scene.until(lambda: has(scene) == {"default": True, "new": True}, seconds=30)
         await scene.until(lambda: wired(scene) == ["default", "new"], seconds=5)
         assert scene.log.count("plug_nic") == 1
         assert scene.log.count("unplug_nic") == 1
+        assert scene.node.torn == []
         assert scene.runs()
 
     play(story)

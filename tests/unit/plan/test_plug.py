@@ -72,7 +72,7 @@ def test_a_nic_that_is_ordered_comes_with_its_cable_out_until_its_network_is_the
     agent.act()
     assert has(agent) == {"default": True, "lan": False}
     agent.settle()
-    assert did(agent) == ["create_taps", "plug_nic lan", "serve", "set_metadata", "set_link lan up"]
+    assert did(agent) == ["create_taps", "plug_nic lan", "set_metadata", "serve", "set_link lan up"]
     assert agent.node.wired[uid()] == (POD, lan())
     assert has(agent) == {"default": True, "lan": True}
     assert guest(agent).order.machine.nics == (POD, lan())
@@ -239,10 +239,12 @@ def test_a_guest_in_another_network_than_its_berth_is_ended(agent: Agent) -> Non
 
 @pytest.mark.parametrize("power", OrderPower)
 @pytest.mark.parametrize("clinging", [False, True])
-@pytest.mark.parametrize("cut", range(1, 8))
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("cut", range(1, 10))
 def test_a_change_that_is_cut_off_after_any_step_is_finished(
-    agent: Agent, cut: int, clinging: bool, power: OrderPower
+    agent: Agent, cut: int, silent: bool, clinging: bool, power: OrderPower
 ) -> None:
+    """``silent``: the agent that takes over has no order at first."""
     gone, new = lan("gone", "52:54:00:00:00:01"), lan("new", "52:54:00:00:00:02")
     agent.node.clinging_guests = clinging
     running(agent, POD, gone)
@@ -252,6 +254,8 @@ def test_a_change_that_is_cut_off_after_any_step_is_finished(
     while left > 0 and (taken := agent.act(limit=left)):
         left -= taken
     agent.restart()
+    if silent:
+        agent.settle()
     agent.memory.order = wanted
     agent.settle()
     agent.node.let_go()
@@ -260,5 +264,6 @@ def test_a_change_that_is_cut_off_after_any_step_is_finished(
     assert agent.node.wired[uid()] == (POD, new)
     assert guest(agent).order.machine.nics == (POD, new)
     assert agent.node.log.count(f"plug_nic {uid()} ua-nic-new") == 1
+    assert agent.node.torn == []
     assert not gathered.gone(agent.gather())
     assert planned(agent) == []

@@ -61,6 +61,7 @@ class MemoryNode:
     """They do not let go of what is unplugged, until they are told to with ``let_go``."""
     asked: set[tuple[str, str]] = field(default_factory=set)  # uid and alias of what was to be let go
     wired: dict[str, tuple[NicOrder, ...]] = field(default_factory=dict)  # what attach and serve were last given
+    torn: list[str] = field(default_factory=list)  # NICs that lost their taps while their guests had them: a fault
     functions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of every pod
     said: tuple[NicReport, ...] = ()  # by every guest
     kvm: KvmProbe = field(default_factory=lambda: KvmProbe(True, "in memory"))
@@ -335,13 +336,20 @@ class MemoryNetwork:
     def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
         self.node.did("attach", vm_uid)
         self.node.attached.add(vm_uid)
-        self.node.served.add(vm_uid)
-        self.node.wired[vm_uid] = tuple(nics)
+        self._wire(vm_uid, nics)
 
     def serve(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
         self.node.did("serve", vm_uid)
-        self.node.served.add(vm_uid)
-        self.node.wired[vm_uid] = tuple(nics)
+        self._wire(vm_uid, nics)
+
+    def _wire(self, vm_uid: str, nics: Sequence[NicOrder]) -> None:
+        """The taps of NICs that are not named are taken away; one that a guest still has is torn from it."""
+        node, named = self.node, {nic.name for nic in nics}
+        gone = [nic.name for nic in node.wired.get(vm_uid, ()) if nic.name not in named]
+        domain = node.domains.get(vm_uid)
+        node.torn += [name for name in gone if domain is not None and memory_nics.has(domain.xml, f"ua-nic-{name}")]
+        node.served.add(vm_uid)
+        node.wired[vm_uid] = tuple(nics)
 
     def detach(self, vm_uid: str) -> None:
         self.node.did("detach", vm_uid)

@@ -125,6 +125,8 @@ def _loaded(g: Gathered, guest: Guest) -> Iterator[Step]:
         return
     wired = plug.carried(guest, order)
     if g.network != wired.machine.nics:
+        if _records_first(g, guest, wired):
+            yield steps.RecordOrder(redaction.redacted(wired), "an agent that takes over has to know what it serves")
         yield steps.AttachNetwork(wired, "the guest is to find its network when it wakes")
     yield from _change_nics(g, guest, order)
     if order.power is OrderPower.RUNNING:
@@ -212,8 +214,16 @@ def _serve(g: Gathered, guest: Guest, order: Order) -> Iterator[Step]:
     order = plug.carried(guest, order)
     if order.berth.pod_uid not in g.present or g.network == order.machine.nics:
         return
+    if _records_first(g, guest, order):
+        yield steps.RecordOrder(redaction.redacted(order), "an agent that takes over has to know what it serves")
     new = "its NICs are ordered otherwise" if g.served else "this agent does not serve the running guest's network yet"
     yield steps.ServeNetwork(order, new)
+
+
+def _records_first(g: Gathered, guest: Guest, wired: Order) -> bool:
+    """Whether a NIC is about to be served that an agent without any order would take for a stranger's, and cut off."""
+    recorded = {nic.name for nic in guest.order.machine.nics}
+    return g.network != wired.machine.nics and not {nic.name for nic in wired.machine.nics} <= recorded
 
 
 def _change_nics(g: Gathered, guest: Guest, order: Order) -> Iterator[Step]:
@@ -222,8 +232,9 @@ def _change_nics(g: Gathered, guest: Guest, order: Order) -> Iterator[Step]:
     yield from found
     if any(isinstance(step, steps.PlugNic) for step in found):
         return
-    order = redaction.redacted(plug.carried(guest, order))
-    if order != guest.order:
+    wired = plug.carried(guest, order)
+    order = redaction.redacted(wired)
+    if order != guest.order and not _records_first(g, guest, wired):
         yield steps.RecordOrder(order, f"generation {order.generation} is carried out")
 
 
