@@ -154,6 +154,11 @@ def _is_the_pods_own(frame: bytes) -> bool:
     return frame[20] == 6 or (kind in (133, 135, 136, 143) and own)
 
 
+def no_address_is_new(netns: int) -> bool:
+    """Whether the kernel is done with looking for duplicates."""
+    return "tentative" not in lans.run(netns, "ip -6 addr")
+
+
 @contextmanager
 def stage(bench: Bench) -> Iterator[Stage]:
     lan = bench.lan
@@ -162,6 +167,8 @@ def stage(bench: Bench) -> Iterator[Stage]:
     bench.start()
     lan.configure()
     lan.configure6()
+    for netns in (lan.netns, lan.node, lan.guest):
+        pods.until(partial(no_address_is_new, netns), what="addresses that are nobody else's")
 
     def listen() -> socket.socket:
         line = lans.raw_socket("veth0")
