@@ -36,6 +36,7 @@ from berth.effects.rtnetlink import PERMANENT, NetlinkError
 from berth.effects.segment_devices import NodeSegments
 from berth.errors import HostFault, InvalidSpec
 
+_GIVEN = "berth: "
 _GATEWAY_MAC = bytes.fromhex(wiring.GATEWAY_MAC.replace(":", ""))
 
 
@@ -45,7 +46,7 @@ def attach(site: taps.Site, nic: NicOrder, service: dhcpd.DhcpService, node: Nod
     mtu = _join(site, nic, want, node) if nic.kind is NicKind.SEGMENT else 0
     visit = _Visit(site, nic, want)
     device, mtu, routes6 = namespaces.in_network(site.netns, lambda: visit.wire(mtu, fresh=fresh))
-    guest = _told(site, nic, want, mtu, routes6=routes6)
+    guest = _told(site, nic, visit.want, mtu, routes6=routes6)
     if guest is not None:
         service.serve((site.vm_uid, nic.name), site.netns, (want.tap, device), guest)
 
@@ -87,42 +88,44 @@ class _Visit:
     def __init__(self, site: taps.Site, nic: NicOrder, want: Joined) -> None:
         self._site = site
         self._nic = nic
-        self._want = want
+        self.want = want
 
     def wire(self, mtu: int, *, fresh: bool) -> tuple[int, int, bool]:
         """The tap's index, the NIC's MTU, and whether the pod has a way out for IPv6."""
         try:
             with Links() as links:
                 tap, other = self._ends(links.devices())
-                rules = joined_rules.build(self._want, (tap.index, other.index))
+                if self._nic.kind is NicKind.ATTACHMENT and not self.want.guest:
+                    self.want = replace(self.want, guest=_given(links, other))
+                rules = joined_rules.build(self.want, (tap.index, other.index))
                 mtu = mtu or segments.nic_mtu(self._nic, other.mtu)
                 other_mtu = other.mtu if self._nic.kind is NicKind.ATTACHMENT else mtu
                 seen = self._observe(links, tap, other, rules_match=not fresh and nft.stand(rules))
-                changes = joined.plan(seen, self._want, mtu, other_mtu)
+                changes = joined.plan(seen, self.want, mtu, other_mtu)
                 for change in changes:
                     self._apply(links, change, rules)
                     self._site.changed(change)
-                routes6 = self._want.gateway(6) is not None and _has_ipv6(links)
+                routes6 = self.want.gateway(6) is not None and _has_ipv6(links)
         except NetlinkError as error:
             raise HostFault(f"interface {self._nic.name}: {error}", reason="NetworkFailed") from error
         self._shape()
         if any(isinstance(c, wiring.LinkUp | wiring.SetLink) and c.name == other.name for c in changes):
-            announce.send(other.name, announce.build(self._want.mac, [one.ip for one in self._want.guest]))
+            announce.send(other.name, announce.build(self.want.mac, [one.ip for one in self.want.guest]))
             self._site.changed(wiring.Announce(other.name))
         return tap.index, mtu, routes6
 
     def _ends(self, devices: dict[str, Device]) -> tuple[Device, Device]:
-        for name in (self._want.tap, self._want.other):
+        for name in (self.want.tap, self.want.other):
             if name not in devices:
                 raise self._missing(name)
-        if (self._want.gateway(4) or self._want.gateway(6)) and wiring.UPLINK not in devices:
+        if (self.want.gateway(4) or self.want.gateway(6)) and wiring.UPLINK not in devices:
             message = f"the pod has no {wiring.UPLINK}: its network is not set up (yet)"
             raise HostFault(message, reason="PodNetworkMissing")
-        return devices[self._want.tap], devices[self._want.other]
+        return devices[self.want.tap], devices[self.want.other]
 
     def _missing(self, name: str) -> HostFault:
         who = f"interface {self._nic.name}"
-        if name == self._want.tap:
+        if name == self.want.tap:
             message = "its tap device is in neither network namespace; stop and start the machine"
             return HostFault(f"{who}: {message}", reason="TapMissing")
         message = f"the pod has no interface {name}: does the node run Multus, and is the attachment defined?"
@@ -138,7 +141,7 @@ class _Visit:
             frozenset(addresses.get(other.index, [])),
             frozenset(links.host_routes(tap.index)),
             frozenset((n.address, n.mac) for n in known),
-            {name: value for name in self._want.sysctls if (value := netlink._read_sysctl(name)) is not None},
+            {name: value for name in self.want.sysctls if (value := netlink._read_sysctl(name)) is not None},
             rules_match,
         )
 
@@ -152,7 +155,7 @@ class _Visit:
                 links.add_host_route(netlink._index(name), address)
             case wiring.RemoveRoute(name, address):
                 links.delete_host_route(netlink._index(name), address)
-            case wiring.SetLink(name) if name == self._want.other and self._nic.kind is NicKind.ATTACHMENT:
+            case wiring.SetLink(name) if name == self.want.other and self._nic.kind is NicKind.ATTACHMENT:
                 self._take_mac(links, change)
             case wiring.RemoveAddress(name, address):
                 with contextlib.suppress(NetlinkError):  # it went with another, or with IPv6 being switched off
@@ -168,9 +171,24 @@ class _Visit:
             raise HostFault(f"interface {self._nic.name}: {message}", reason="AttachmentUnfit") from error
 
     def _shape(self) -> None:
-        for name, limit in ((self._want.tap, self._nic.inbound), (self._want.other, self._nic.outbound)):
+        for name, limit in ((self.want.tap, self._nic.inbound), (self.want.other, self._nic.outbound)):
             if shaping.shape(name, limit):
                 self._site.changed(wiring.SetLimit(name, limit))
+
+
+def _given(links: Links, other: Device) -> tuple[joined.Interface, ...]:
+    """What the network's own IPAM gave the pod's interface is the guest's, and is told it by DHCP. The interface cannot
+    keep it, but its alias can: there an agent that starts over finds it."""
+    noted = set(other.alias.removeprefix(_GIVEN).split()) if other.alias.startswith(_GIVEN) else set()
+    there = {address for address in links.every_address().get(other.index, []) if not _is_link_local(address)}
+    if not there <= noted:
+        noted |= there
+        links.set_alias(other.index, _GIVEN + " ".join(sorted(noted)))
+    return tuple(ipaddress.ip_interface(address) for address in sorted(noted))
+
+
+def _is_link_local(address: str) -> bool:
+    return ipaddress.ip_interface(address).is_link_local
 
 
 def _has_ipv6(links: Links) -> bool:
