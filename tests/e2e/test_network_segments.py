@@ -234,4 +234,4 @@ def test_the_whole_network_is_shown_by_one_command(cluster: Cluster, namespace: 
     shown = cluster.berth("net", "machine", "-n", namespace).stdout
     assert given(machine)[0] in shown
     assert "berth: rules" in shown
-    assert "node: who is where on overlays" in shown
+    assert "segments: who is where" in shown

@@ -131,6 +131,18 @@ def test_machines_wait_for_their_network_and_start_when_it_comes() -> None:
     assert order.machine.nics[0].addresses == ("10.9.0.1/28",)
 
 
+def test_an_interface_that_is_added_is_ordered_without_waiting_for_another_bell(scene: Scene) -> None:
+    key = scene.machine("vm1", nics=[{"name": "default", "pod": {}}])
+    scene.settle()
+    (order,) = scene.agents.orders.values()
+    scene.machine("vm1", nics=[{"name": "default", "pod": {}}, {"name": "lan", "network": {"name": "office"}}])
+    assert asyncio.run(scene.machines.reconcile(key)) == 0.0  # the lease is written: at once again
+    asyncio.run(scene.machines.reconcile(key))
+    (order,) = scene.agents.orders.values()
+    assert [nic.name for nic in order.machine.nics] == ["default", "lan"]
+    assert order.machine.nics[1].addresses == ("10.9.0.1/28",)
+
+
 def test_both_nodes_hear_of_all_members(scene: Scene) -> None:
     for number in range(4):
         scene.machine(f"vm{number}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from berth.agent.settings import Settings
-from berth.effects import berths, namespaces, paths
+from berth.effects import berths, namespaces, paths, segment_devices, segment_space
 from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders
 
@@ -27,12 +27,14 @@ INSIDE: Final[Looks] = (
     ("rules", ("nft", "list", "ruleset")),
 )
 """In the berth's network namespace."""
-NODE: Final[Looks] = (
-    ("segments' devices", ("ip", "-br", "-d", "link", "show", "type", "vxlan")),
-    ("bridges", ("bridge", "link", "show")),
-    ("who is where on overlays", ("bridge", "fdb", "show")),
+SEGMENTS: Final[Looks] = (
+    ("devices", ("ip", "-d", "link", "show")),
+    ("ports of bridges", ("bridge", "link", "show")),
+    ("who is where", ("bridge", "fdb", "show")),
 )
-"""In the node's own."""
+"""In the namespace that the agent keeps overlays and VLANs in."""
+NODE: Final[Looks] = (("ports of bridges", ("bridge", "link", "show")),)
+"""In the node's own, where the bridges of Networks by bridge are."""
 
 
 def look(words: tuple[str, ...]) -> str:
@@ -60,6 +62,11 @@ def main() -> int:
     with paths.closing(berths.open_namespace(berth, "net")) as netns:
         for title, words in INSIDE:
             show(f"berth: {title}", namespaces.in_network(netns, functools.partial(look, words)))
+    kept = segment_space.find(segment_devices.SPACE)
+    if kept is not None:
+        with paths.closing(kept):
+            for title, words in SEGMENTS:
+                show(f"segments: {title}", namespaces.in_network(kept, functools.partial(look, words)))
     for title, words in NODE:
         show(f"node: {title}", look(words))
     return 0

@@ -113,7 +113,7 @@ class Reconciler:
             return None
         second = planning.plan(after) if plan.steps or plan.record else plan
         held = await self._report(key, after, second, memory)
-        soon = 0.0 if plan.record and not plan.steps else None  # an end was recorded: go on with what follows
+        soon = 0.0 if _goes_on(plan, second) and again is None else None
         return min((s for s in (again, held, soon, second.look_again) if s is not None), default=None)
 
     def _memory(self, key: Key) -> Memory:
@@ -320,3 +320,12 @@ class Reconciler:
             memory.trace.mark("status_written")
             memory.trace.end(f"{key[0]}/{key[1]}")
         return True
+
+
+def _goes_on(plan: Plan, second: Plan) -> bool:
+    """Whether what was just done opens the way to other steps, for which no bell will ring: an end was recorded, or an
+    interface got its lease."""
+    if not plan.steps:
+        return plan.record
+    kinds = [type(step) for step in second.steps]
+    return bool(kinds) and kinds != [type(step) for step in plan.steps]
