@@ -61,15 +61,18 @@ class Lan:
     node: int = field(default_factory=new_namespace)
     guest: int = field(default_factory=new_namespace)
     wire: int = -1  # what QEMU has open: frames written to it are the guest's, whatever they are
+    _netns: int = -1
     _fds: list[int] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _pump: threading.Thread | None = None
 
     @property
     def netns(self) -> int:
-        fd = os.open(f"/proc/{self.pod.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._fds.append(fd)
-        return fd
+        """The pod's."""
+        if self._netns < 0:
+            self._netns = os.open(f"/proc/{self.pod.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self._fds.append(self._netns)
+        return self._netns
 
     def up(self) -> None:
         """What a CNI plugin does."""

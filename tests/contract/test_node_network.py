@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -344,6 +345,30 @@ def test_descriptors_are_given_back(running: Bench) -> None:
     for _ in range(5):
         running.attach()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_fifty_lives_leave_nothing_behind(bench: Bench) -> None:
+    def count() -> tuple[int, int, int, str, str]:
+        links = len(netlink.names())
+        rules = lans.run(bench.lan.netns, "ip rule; ip route; nft list tables; ip neigh show nud permanent")
+        return (
+            links,
+            len(os.listdir("/proc/self/fd")),
+            threading.active_count(),
+            rules,
+            lans.run(own, "nft list tables; ip route; ip rule"),
+        )
+
+    own = os.open("/proc/self/ns/net", os.O_RDONLY)
+    counts = []
+    for _ in range(51):
+        bench.network.create_taps(VM, 0, NICS)
+        bench.attach()
+        bench.network.detach(VM)
+        lans.run(bench.lan.netns, "ip link del vm0")  # as QEMU's end and the pod's take it
+        counts.append(count())
+    os.close(own)
+    assert counts[-1] == counts[0]
 
 
 def test_no_thread_stays_in_the_berths_namespace(bench: Bench) -> None:
