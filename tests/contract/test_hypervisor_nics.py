@@ -129,6 +129,19 @@ def test_a_guest_that_does_not_run_keeps_its_nic(qemu: QemuBench) -> None:
     pods.until(lambda: guest(qemu).nic("lan") is None, 30, "the NIC's end")
 
 
+def test_a_machine_boots_from_its_network_card(qemu: QemuBench) -> None:
+    """Its boot ROM is in the agent's image, and speaks on the serial console."""
+    [nic] = qemu.order.machine.nics
+    machine = qemu.order.machine.model_copy(
+        update={"kernel": None, "nics": (nic.model_copy(update={"boot_order": 1}),)}
+    )
+    qemu.order = qemu.order.model_copy(update={"machine": machine})
+    qemu.hypervisor.create_paused(qemu.xml())
+    qemu.hypervisor.resume(qemu.uid)
+    qemu.shows("iPXE initialising devices", 60)
+    qemu.shows("net0: 52:54:00:12:34:56 using virtio-net", 60)
+
+
 def test_seven_nics_are_plugged_at_once(qemu: QemuBench) -> None:
     run(qemu)
     for number in range(2, 9):

@@ -20,9 +20,13 @@ from tests.contract.libvirtd import QemuBench
 # qemu-guest-agent in the guest's shell, with a host name that would colour a terminal and break a limit.
 TALKING_AGENT = r"""exec 3<>$(echo /dev/vport*p1)
 long=$(printf 'x%.0s' $(seq 600))
+ip() { echo "\"ip-addresses\": [{\"ip-address-type\": \"ipv4\", \"ip-address\": \"$1\", \"prefix\": 8}]"; }
+LO="{\"name\": \"lo\", \"hardware-address\": \"00:00:00:00:00:00\", $(ip 127.0.0.1)}"
+NIC="{\"name\": \"eth0\u001b\", \"hardware-address\": \"52:54:00:12:34:56\", $(ip 10.0.2.2)}"
 answer() { case "$1" in
 *guest-sync*) id=${1##*:}; echo "{\"return\": ${id%%\}*}}" >&3;;
 *get-host-name*) echo "{\"return\": {\"host-name\": \"web\u001b[31m$long\"}}" >&3;;
+*network-get-interfaces*) echo "{\"return\": [$LO, $NIC]}" >&3;;
 *get-osinfo*) echo '{"return": {"id": "test", "pretty-name": "Test OS", "kernel-release": "6.1.0"}}' >&3;;
 *) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3;; esac; }
 while read -r line <&3; do answer "$line"; done &"""
@@ -137,6 +141,7 @@ def test_a_guest_agent_that_never_answers_holds_nothing_up(bench: QemuBench) -> 
     assert not asked.is_alive()
     libvirtd.within(8, lambda: bench.hypervisor.guest_info(bench.uid))
     assert not bench.hypervisor.guest_info(bench.uid).agent_connected
+    assert bench.hypervisor.guest_nics(bench.uid) == ()
     bench.hypervisor.destroy(bench.uid)
 
 
@@ -149,6 +154,8 @@ def test_what_a_guest_agent_says_is_cut_to_what_may_be_shown(bench: QemuBench) -
     info = bench.hypervisor.guest_info(bench.uid)
     assert info.hostname == "web?[31m" + "x" * 245
     assert (info.os, info.kernel) == ("Test OS", "6.1.0")
+    [nic] = bench.hypervisor.guest_nics(bench.uid)
+    assert (nic.mac, nic.name, nic.addresses) == ("52:54:00:12:34:56", "eth0?", ("10.0.2.2",))
 
 
 def test_libvirtd_that_is_down_at_first_is_a_state(daemon: libvirtd.Daemon) -> None:

@@ -53,6 +53,22 @@ def test_a_berth_that_ended_is_neither_found_nor_alive(start_pod: StartPod, bert
         node_berths.open_root(berth)
 
 
+def test_each_pods_network_is_told_from_others(start_pod: StartPod, berths: NodeBerths) -> None:
+    mine, other = found(berths, start_pod()), found(berths, start_pod())
+    assert berths.network(mine) == berths.network(mine) == os.stat(f"/proc/{mine.pid}/ns/net").st_ino
+    assert len({berths.network(mine), berths.network(other), os.stat("/proc/self/ns/net").st_ino, 0}) == 4
+
+
+def test_functions_are_read_from_the_berths_environment(
+    start_pod: StartPod, berths: NodeBerths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PCIDEVICE_EXAMPLE_COM_VF", "0000:ff:1f.7")
+    berth = found(berths, start_pod())
+    assert berths.functions(berth, []) == berths.functions(berth, ["example.com/other"]) == {}
+    with pytest.raises(HostFault, match=r"PCIDEVICE_EXAMPLE_COM_VF .* 0000:ff:1f\.7, which this node does not have"):
+        berths.functions(berth, ["example.com/vf"])
+
+
 def test_a_reused_pid_is_not_believed(start_pod: StartPod, berths: NodeBerths) -> None:
     berth = replace(found(berths, start_pod()), start_time=12345)
     assert not berths.alive(berth)

@@ -48,6 +48,9 @@ def test_what_hangs_is_killed(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
+    assert not probe.HostProber(vhost=tmp_path / "vhost-net").vhost()
+    (tmp_path / "vhost").write_text("")
+    assert probe.HostProber(vhost=tmp_path / "vhost").vhost()
     assert "does not exist" in probe.HostProber(device=tmp_path / "kvm").kvm().reason
     assert "cannot be opened" in probe.HostProber(device=tmp_path).kvm().reason
     assert "cannot be started" in probe.HostProber(str(tmp_path / "qemu"), Path("/dev/null")).kvm().reason

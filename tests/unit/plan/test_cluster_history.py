@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
@@ -49,6 +50,13 @@ def test_the_agents_word_goes_before_the_exit_code() -> None:
     past = advance(ended(FateReason.FORCED_OFF, 0))
     assert past.last_exit is not None
     assert (past.last_exit.reason, past.last_exit.message, past.last_exit.epoch) == ("ForcedOff", "as told", 1)
+
+
+@pytest.mark.parametrize(("deleted", "says"), [(None, "the pod's sandbox died"), (ago(2), "as told")])
+def test_a_shutdown_that_only_the_node_asked_for_is_told_as_such(deleted: datetime | None, says: str) -> None:
+    past = advance(replace(ended(FateReason.SHUT_DOWN, 0), pod=over(0, deleted=deleted)))
+    assert past.last_exit is not None
+    assert says in past.last_exit.message
 
 
 @pytest.mark.parametrize(

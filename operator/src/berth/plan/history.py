@@ -20,6 +20,10 @@ LOST: Final = "BerthLost"
 EVICTED: Final = "Evicted"
 NOT_THE_GUEST: Final = frozenset({FateReason.SHUT_DOWN, FateReason.FORCED_OFF, LOST, EVICTED, "BerthFailed"})
 """Ends that the guest did not bring about: its berth was taken away."""
+ENDED_BY_NODE: Final = (
+    "Shut down in order because its node ended its berth, which nobody had deleted: the pod's sandbox died, the pod was"
+    " evicted, or its container was stopped there."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ def describe(world: World, history: History) -> LastExit:
     """How the last start ended: by the agent's word, else by the berth's exit code, else nobody knows."""
     pod, report = world.last_berth, world.report
     if report is not None and report.state is GuestState.ENDED and report.fate is not None:
-        return _by_fate(report.fate, history.epoch)
+        return _by_fate(report.fate, history.epoch, by_node=pod is not None and pod.deleted is None)
     if pod is None:
         message = "Its berth went while nobody looked."
         return LastExit(reason=LOST, exit_code=1, message=message, at=format_time(world.now), epoch=history.epoch)
@@ -166,8 +170,10 @@ def describe(world: World, history: History) -> LastExit:
     return _by_exit_code(pod, history, at)
 
 
-def _by_fate(fate: Fate, epoch: int) -> LastExit:
-    return LastExit(reason=fate.reason.value, exit_code=fate.exit_code, message=fate.message, at=fate.at, epoch=epoch)
+def _by_fate(fate: Fate, epoch: int, *, by_node: bool) -> LastExit:
+    """``by_node``: nobody deleted the pod."""
+    message = ENDED_BY_NODE if by_node and fate.reason is FateReason.SHUT_DOWN else fate.message
+    return LastExit(reason=fate.reason.value, exit_code=fate.exit_code, message=message, at=fate.at, epoch=epoch)
 
 
 def _by_exit_code(pod: Pod, history: History, at: str) -> LastExit:
