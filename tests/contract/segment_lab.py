@@ -139,6 +139,29 @@ class Guest:
     def inside(self, work: Callable[[], T]) -> T:
         return namespaces.in_network(self.kernel, work)
 
+    def wire_pod(self) -> Guest:
+        """The pod's own network, as a CNI plugin makes it: 10.77.N.5 and fd77:N::5, the node is N.1."""
+        node, pod, at = self.node.netns, self.pod.pid, self.number
+        run(node, f"ip link add p{at} type veth peer name eth0 netns {pod}; ip link set p{at} up")
+        run(node, f"ip addr add 10.77.{at}.1/24 dev p{at}; ip addr add fd77:{at}::1/64 dev p{at} nodad")
+        run(self.netns, "ip link set lo up; echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip link set eth0 up")
+        run(self.netns, f"ip addr add 10.77.{at}.5/24 dev eth0")
+        run(self.netns, f"ip addr add fd77:{at}::5/64 dev eth0 nodad; ip route add default via 10.77.{at}.1")
+        run(self.netns, f"ip -6 route add default via fd77:{at}::1")
+        return self
+
+    def address(self, version: int = 4) -> str:
+        return next(a.partition("/")[0] for a in self.nic.addresses if (":" in a) == (version == 6))
+
+    def hears(self, wanted: Callable[[bytes], object], work: Callable[[], object], seconds: float = 0.4) -> list[bytes]:
+        """The frames of that kind that reach this guest while work is done, and a little longer."""
+        with self.line() as line:
+            line.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE: it sees what is sent, too
+            line.setsockopt(263, 8, 1)  # PACKET_AUXDATA: tags
+            work()
+            line.settimeout(seconds)
+            return [frame for frame in iter(lambda: _next(line), b"") if wanted(frame)]
+
     def pings(self, address: str, *, size: int = 56, seconds: float = 2.0) -> bool:
         """Whether an answer comes in time; asked again every now and then, as ping does."""
         return self.inside(lambda: ping(address, size, seconds))
@@ -203,7 +226,7 @@ class Lab:
         node.run(
             f"ip link set lo up; ip link set eth0 up; ip addr add {address}/{24 if version == 4 else 64} dev eth0{more}"
         )
-        node.run("echo 1 >/proc/sys/net/ipv4/ip_forward")
+        node.run("echo 1 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad")
         node.start_agent()
         self.nodes.append(node)
         return node
@@ -240,6 +263,26 @@ def _pid_of(netns: int) -> Iterator[str]:
 
 def mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
+
+
+def _next(line: socket.socket) -> bytes:
+    """The next frame that came in, with its tag; nothing when there is none in time."""
+    try:
+        while True:
+            frame, told, _, (_, _, kind, *_) = line.recvmsg(70000, 64)
+            if kind != socket.PACKET_OUTGOING:
+                return _with_tag(frame, told)
+    except TimeoutError:
+        return b""
+
+
+def _with_tag(frame: bytes, told: list[tuple[int, int, bytes]]) -> bytes:
+    """The kernel takes an outer 802.1Q tag out of a frame before anybody reads it."""
+    for _, _, data in told:
+        status, _, _, _, _, tag, kind = struct.unpack("=IIIHHHH", data[:20])
+        if status & 0x10:
+            return frame[:12] + struct.pack("!HH", kind if status & 0x40 else 0x8100, tag) + frame[12:]
+    return frame
 
 
 def ping(address: str, size: int, seconds: float) -> bool:

@@ -32,10 +32,6 @@ def lab(start_pod: Callable[..., pods.FakePod], berths: NodeBerths, tmp_path: Pa
     made.close()
 
 
-def address(guest: Guest, version: int = 4) -> str:
-    return next(a.partition("/")[0] for a in guest.nic.addresses if (":" in a) == (version == 6))
-
-
 def up(lab: Lab, *nodes: Node, order: SegmentOrder = OVERLAY) -> list[Guest]:
     """A guest on each node, known to each other."""
     guests = [lab.guest(node, order).start() for node in nodes]
@@ -70,8 +66,8 @@ def test_guests_on_one_node_and_on_two(lab: Lab, underlay: int) -> None:
     for one in guests:
         for other in guests:
             if one is not other:
-                assert one.pings(address(other, 4)), (one.number, other.number)
-                assert one.pings(address(other, 6)), (one.number, other.number)
+                assert one.pings(other.address(4)), (one.number, other.number)
+                assert one.pings(other.address(6)), (one.number, other.number)
 
 
 def test_segments_are_apart(lab: Lab) -> None:
@@ -79,7 +75,7 @@ def test_segments_are_apart(lab: Lab) -> None:
     blue, red = lab.guest(node), lab.guest(node, RED)
     for guest in (blue, red):
         guest.start().configure()
-    assert not blue.pings(address(red), seconds=0.6)
+    assert not blue.pings(red.address(), seconds=0.6)
     bridges = node.in_space("ip -o link show type bridge").splitlines()
     assert len(bridges) == 2
 
@@ -92,8 +88,8 @@ def test_the_largest_packets_go_through_and_larger_orders_are_refused(lab: Lab, 
     assert f"mtu {limit} " in run(one.netns, "ip link show vm-lan")
     for guest in (one, other):
         guest.run(f"ip link set enp0 mtu {limit}")
-    assert one.pings(address(other), size=limit - 28)
-    assert one.pings(address(other, 6), size=limit - 48)
+    assert one.pings(other.address(), size=limit - 28)
+    assert one.pings(other.address(6), size=limit - 48)
     one.nic = one.nic.model_copy(update={"mtu": limit + 1})
     with pytest.raises(InvalidSpec) as caught:
         one.attach()
@@ -117,7 +113,7 @@ def test_the_second_time_changes_nothing_and_neither_does_a_new_agent(lab: Lab) 
     assert one.attach() == []
     entries, links = a.in_space("bridge fdb show"), a.in_space("ip -o link show")
     with one.inside(lambda: socket.create_server(("0.0.0.0", 8080))) as server:
-        line = other.inside(lambda: socket.create_connection((address(one), 8080), timeout=3))
+        line = other.inside(lambda: socket.create_connection((one.address(), 8080), timeout=3))
         inner, _ = server.accept()
         a.start_agent()
         assert one.attach() == []
@@ -157,8 +153,8 @@ def test_what_is_missing_is_mended(lab: Lab) -> None:
         where(damage)
         assert one.attach() != [], damage
         assert one.attach() == [], damage
-        assert one.pings(address(other)), damage
-    assert one.pings(address(other, 6))
+        assert one.pings(other.address()), damage
+    assert one.pings(other.address(6))
 
 
 def test_a_lost_namespace_of_segments_is_made_anew(lab: Lab) -> None:
@@ -172,14 +168,14 @@ def test_a_lost_namespace_of_segments_is_made_anew(lab: Lab) -> None:
     one.attach()
     a.tell(one, other)
     assert one.attach() == []
-    assert one.pings(address(other))
+    assert one.pings(other.address())
 
 
 def test_a_machine_that_moves_is_found_at_once(lab: Lab) -> None:
     a, b, c = lab.node(), lab.node(), lab.node()
     still, moving, third = up(lab, a, b, c)
-    assert still.pings(address(moving))
-    assert third.pings(address(moving))
+    assert still.pings(moving.address())
+    assert third.pings(moving.address())
     moving.stop()
     moved = lab.guest(a, number=moving.number)
     moved.start().configure()
@@ -187,9 +183,9 @@ def test_a_machine_that_moves_is_found_at_once(lab: Lab) -> None:
         node.tell(still, moved, third, version=2)
     for asking in (still, third):
         began = time.monotonic()
-        assert asking.pings(address(moved))
+        assert asking.pings(moved.address())
         assert time.monotonic() - began < 0.5
-    assert third.pings(address(moved, 6))
+    assert third.pings(moved.address(6))
 
 
 def test_members_of_an_older_version_are_ignored_and_gone_ones_forgotten(lab: Lab) -> None:
@@ -220,7 +216,7 @@ def test_members_told_before_the_first_guest_came_are_used(lab: Lab) -> None:
     assert [m.version for m in a.network.members()] == [1]
     for guest in (one, other):
         guest.start().configure()
-    assert one.pings(address(other))
+    assert one.pings(other.address())
 
 
 def test_broadcast_reaches_each_node_once(lab: Lab) -> None:
@@ -228,7 +224,7 @@ def test_broadcast_reaches_each_node_once(lab: Lab) -> None:
     one, _, third = up(lab, a, b, b)
     with third.line() as line:
         frame = b"\xff" * 6 + bytes.fromhex(one.nic.mac.replace(":", "")) + b"\x08\x06"
-        arp = b"\0\x01\x08\0\x06\x04\0\x01" + frame[6:12] + socket.inet_aton(address(one)) + bytes(6)
+        arp = b"\0\x01\x08\0\x06\x04\0\x01" + frame[6:12] + socket.inet_aton(one.address()) + bytes(6)
         one.send(*[frame + arp + socket.inet_aton("10.9.0.200")])
         line.settimeout(0.5)
         heard = [got for got in iter(lambda: received(line), b"") if got[38:42] == socket.inet_aton("10.9.0.200")]
@@ -241,7 +237,7 @@ def test_bulk_data_in_packets_as_large_as_virtio_sends_them(lab: Lab) -> None:
     for guest in (one, other):
         guest.configure()
     with one.inside(lambda: socket.create_server(("0.0.0.0", 8080))) as server:
-        line = other.inside(lambda: socket.create_connection((address(one), 8080), timeout=3))
+        line = other.inside(lambda: socket.create_connection((one.address(), 8080), timeout=3))
         inner, _ = server.accept()
         data = os.urandom(1 << 20)
         threading.Thread(target=lambda: [line.sendall(data) for _ in range(64)], daemon=True).start()
@@ -299,16 +295,24 @@ class TestBridge:
 
     def test_guests_are_on_it_and_it_stays(self, lab: Lab) -> None:
         node = lab.node()
-        node.run("ip link add br-lab mtu 1480 type bridge; ip link set br-lab up; ip addr add 10.9.0.1/24 dev br-lab")
+        node.run("ip link add br-lab type bridge; ip link set br-lab up; ip addr add 10.9.0.1/24 dev br-lab")
+        node.run("ip link add card mtu 1480 address f2:00:00:00:00:01 type veth peer name cable")
+        node.run("ip link set card master br-lab up")
         one, other = up(lab, node, node, order=self.ORDER)
         assert one.attach() == []
-        assert one.pings(address(other))
+        assert one.pings(other.address())
         assert one.pings("10.9.0.1")
+        assert "f2:00:00:00:00:01" in node.run("ip link show br-lab")  # the node is known by it
         assert "mtu 1480" in run(one.netns, "ip link show vm-lan")
+        other.nic = other.nic.model_copy(update={"mtu": 1300})
+        assert other.attach() != []
+        assert "mtu 1300" in run(other.netns, "ip link show vm-lan")
+        assert "mtu 1480" in node.run("ip link show br-lab")
+        assert one.attach() == other.attach() == []
         for guest in (one, other):
             guest.stop()
         assert "br-lab" in node.run("ip -o link")
-        assert "veth" not in node.run("ip -o link show master br-lab")
+        assert node.run("ip -o link show master br-lab | cut -d: -f2").split() == ["card@cable"]
 
     def test_a_node_without_it_says_so(self, lab: Lab) -> None:
         node = lab.node()
@@ -379,8 +383,8 @@ class TestAttachment:
             assert guest.nic.mac in seen
             assert "inet" not in seen
             assert "mtu 1450" in run(guest.netns, "ip link show vm-lan")
-        assert one.pings(address(other))
-        assert one.pings(address(other, 6))
+        assert one.pings(other.address())
+        assert one.pings(other.address(6))
         assert not one.pings("10.9.0.99", seconds=0.5)
 
     def test_a_pod_without_it_is_named(self, lab: Lab) -> None:

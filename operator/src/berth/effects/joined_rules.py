@@ -100,8 +100,10 @@ def _ip6(want: Joined) -> Iterator[str]:
         yield "ip6 saddr :: drop"
         yield _foreign_source(want)
         yield f"icmpv6 type {{ {_SOLICIT}, {_ADVERT} }} goto neighbours"
-        yield f"exthdr frag exists frag frag-off 0 meta l4proto != 255 {_out(want)}"
-        yield "exthdr frag exists frag frag-off 0 drop"  # what it carries does not show before the next fragment
+        first = "exthdr frag exists frag frag-off 0"
+        yield f"{first} icmpv6 type > 0 {_out(want)}"
+        yield f"{first} meta l4proto {{ tcp, udp, sctp }} th dport > 0 {_out(want)}"
+        yield f"{first} drop"  # what it carries shows not before the next fragment
     yield _out(want)
 
 

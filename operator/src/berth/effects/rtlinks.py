@@ -98,10 +98,10 @@ class Links(Route):
                 return next((device for device in self.devices().values() if device.index == index), None)
         return None
 
-    def add_veth(self, name: str, peer: str, peer_netns: int, *, mtu: int) -> None:
+    def add_veth(self, name: str, peer: str, peer_netns: int, *, mtu: int, peer_mac: str) -> None:
         """Both ends at once, the peer in the other namespace: nothing is ever half there."""
         there = _attribute(_IFLA_IFNAME, peer.encode() + b"\0") + _attribute(_IFLA_NET_NS_FD, _int(peer_netns))
-        there += _attribute(_IFLA_MTU, _int(mtu))
+        there += _attribute(_IFLA_MTU, _int(mtu)) + _attribute(_IFLA_ADDRESS, _bytes(peer_mac))
         data = _attribute(_VETH_PEER, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + there)
         self._add(name, "veth", data, mtu=mtu)
 

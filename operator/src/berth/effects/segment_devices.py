@@ -61,7 +61,7 @@ class NodeSegments:
                 self._know(where, order)
                 inside, outside = (namespaces.in_network(space, _devices) for space in (netns, where))
                 port = segments.port_name(vm_uid, nic.name)
-                for change in segments.plan_port(inside, outside, inner, port, want, mtu):
+                for change in segments.plan_port(inside, outside, inner, port, want):
                     _Work(where, here, order, self.place, netns).apply(change)
                     told(change)
                 return mtu
@@ -210,7 +210,7 @@ def _make_pair(inner: str, outer: str, where: int, mtu: int) -> None:
     with Links() as links:
         if (older := links.devices().get(inner)) is not None:
             links.delete_link(older.index)
-        links.add_veth(inner, outer, where, mtu=mtu)
+        links.add_veth(inner, outer, where, mtu=mtu, peer_mac=segments.port_mac(outer))
 
 
 def _apply(change: segments.Change) -> None:

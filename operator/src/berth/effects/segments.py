@@ -146,23 +146,26 @@ def _changes(seen: Mapping[str, Device], want: Segment) -> Iterator[Change]:
 
 
 def plan_port(
-    inside: Mapping[str, Device], outside: Mapping[str, Device], inner: str, name: str, want: Segment, mtu: int
+    inside: Mapping[str, Device], outside: Mapping[str, Device], inner: str, name: str, want: Segment
 ) -> list[Change]:
-    """A guest's way to the bridge. An end whose other end is somewhere else is of an earlier attempt."""
-    return list(_port_changes(inside.get(inner), outside, inner, name, want, mtu))
+    """A guest's way to the bridge. An end whose other end is somewhere else is of an earlier attempt.
+
+    The port carries what the bridge does also when the guest shall get less: bridges take on the least of their ports.
+    """
+    return list(_port_changes(inside.get(inner), outside, inner, name, want))
 
 
 def _port_changes(
-    inner: Device | None, outside: Mapping[str, Device], inner_name: str, name: str, want: Segment, mtu: int
+    inner: Device | None, outside: Mapping[str, Device], inner_name: str, name: str, want: Segment
 ) -> Iterator[Change]:
     outer = outside.get(name)
     paired = inner is not None and outer is not None and (inner.peer, outer.peer) == (outer.index, inner.index)
     if not paired:
         if outer is not None:
             yield Remove(name)
-        yield MakePort(name, inner_name, mtu)
+        yield MakePort(name, inner_name, want.mtu)
         outer = None
-    yield from _settle(name, outer, mtu, f"berth port of {want.bridge}", (want.bridge, outside.get(want.bridge)))
+    yield from _settle(name, outer, want.mtu, f"berth port of {want.bridge}", (want.bridge, outside.get(want.bridge)))
 
 
 def _settle(
@@ -209,6 +212,11 @@ def port_name(vm_uid: str, nic: str) -> str:
 
 def port_prefix(vm_uid: str) -> str:
     return f"{PORT}{_digest(vm_uid)[:8]}"
+
+
+def port_mac(port: str) -> str:
+    """A high one: a bridge without a MAC address of its own takes its lowest port's, and nodes are known by theirs."""
+    return "fe:" + ":".join(_digest(port)[at : at + 2] for at in range(0, 10, 2))
 
 
 def uplink_name(order: SegmentOrder) -> str:
