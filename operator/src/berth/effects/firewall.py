@@ -48,8 +48,6 @@ table inet berth {{
 	}}
 	chain through {{
 		type filter hook forward priority filter; policy drop;
-		iifname "{up}" oifname "{up}" drop
-		iifname != "{tap}" oifname != "{tap}" accept comment "other NICs have rules of their own"
 		iifname "{tap}" ct state invalid drop
 		iifname "{tap}" oifname "{up}" accept
 		iifname "{up}" oifname "{tap}" ct state established,related accept
