@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def start_pod(berth_program: Path, tmp_path: Path) -> Iterator[Callable[..., pod
     started: list[pods.FakePod] = []
 
     def start(style: str = "cgroupfs", version: int = 0) -> pods.FakePod:
-        node = f"test-{tmp_path.name}".replace("_", "")
+        node = f"test-{tmp_path.name}{uuid.uuid4().hex[:6]}".replace("_", "")  # cgroups are the whole machine's
         pod = pods.FakePod(tmp_path / f"pod{len(started)}", style, node, version)
         started.append(pod)
         return pod.start(berth_program)
