@@ -7,8 +7,8 @@ command on port 7002, bytes come back on 7001), so that the client is the same p
 from __future__ import annotations
 
 import json
+import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -58,6 +58,8 @@ print(json.dumps({"megabits": got * 8 / took / 1e6, "cpu": cpu / (got * 8 / 1e9)
 GAP = r"""
 import socket, sys, time
 with socket.create_connection((sys.argv[1], 7000), 10) as line:
+    line.recv(1)
+    print("connected", flush=True)
     last = time.monotonic()
     while line.recv(4096):  # a line every few milliseconds, until there is none for a while
         now = time.monotonic()
@@ -106,13 +108,15 @@ def resume_to_packet(cluster: Cluster, namespace: str, guest: Machine) -> float:
     """Seconds from `power: On` of a paused guest until its TCP stream goes on, through API, controller and agent."""
     address = guest.status()["ip"]
     words = ("exec", "-n", namespace, "client", "--", "python3", "-c", GAP, address)
-    with ThreadPoolExecutor(1) as pool:
-        reader = pool.submit(cluster.kubectl, *words, seconds=120)
+    with subprocess.Popen(("kubectl", *words), stdout=subprocess.PIPE, env=cluster.environment, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "connected\n"
         guest.patch({"power": "Paused"})
         guest.wait_phase("Paused", 30)
+        time.sleep(1)  # the silence that the reader is to notice
         asked = time.time()
         guest.patch({"power": "On"})
-        return float(reader.result().split()[-1]) - asked
+        return float(reader.stdout.readline()) - asked
 
 
 def _between(guests: list[Machine]) -> list[Path]:
