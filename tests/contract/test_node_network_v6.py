@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from berth.api.order import LimitOrder
-from berth.effects import dhcp, dhcpv6, namespaces, netlink, wiring
+from berth.effects import answers, dhcp, dhcpv6, namespaces, netlink, wiring
 from berth.effects.berths import NodeBerths
 from berth.effects.network import NodeNetwork
 from tests.contract import lan as lans
@@ -369,3 +369,26 @@ def test_a_cni_whose_gateway_has_the_same_link_local_address(single: Bench) -> N
     lans.run(lan.netns, "ip -6 route flush dev eth0 default; ip -6 route add default via fe80::1 dev eth0")  # once more
     with lan.in_node(lambda: serve("fd79::1", 8084)):
         assert lan.in_guest(lambda: ask("fd79::1", 8084)) == POD_IP6.encode()
+
+
+def test_an_interface_too_narrow_for_ipv6_has_ipv4(single: Bench) -> None:
+    [nic] = single.nics
+    single.lan.up6()
+    single.nics = [nic.model_copy(update={"mtu": 576})]
+    single.start()
+    assert single.attach() == []
+    assert "mtu 576" in lans.run(single.lan.netns, "ip -o link show vm0")
+    assert lans.run(single.lan.netns, "ip -6 addr show dev vm0") == ""
+    single.lan.configure()
+    with single.lan.in_node(lambda: serve(lans.NODE_IP, 8081)):
+        assert single.lan.in_guest(lambda: ask(lans.NODE_IP, 8081)) == POD_IP.encode()
+
+
+def test_a_fault_of_ours_ends_no_service(dual: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise ValueError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "answer", fail)
+        assert exchange(dual.lan, dhcpv6.Kind.SOLICIT, *ASKS) is None
+    assert exchange(dual.lan, dhcpv6.Kind.SOLICIT, *ASKS) is not None

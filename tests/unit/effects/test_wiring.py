@@ -81,6 +81,11 @@ def test_only_what_differs_is_changed_in_ipv6(seen: Observed, expected: list[typ
     assert kinds(seen, DUAL) == expected
 
 
+def test_a_kernel_or_an_interface_without_ipv6_has_nothing_to_switch_off() -> None:
+    sysctls = {name: value for name, value in WANT.sysctls.items() if "ipv6" not in name}
+    assert wiring.plan(replace(RIGHT, sysctls=sysctls), WANT) == []
+
+
 def test_the_pod_s_routes_are_safe_before_it_forwards() -> None:
     """The kernel forgets routes that were advertised to it when it becomes a router."""
     seen = replace(NEW, sysctls={DUAL.uplink_accepts: "1"})

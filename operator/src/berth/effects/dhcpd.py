@@ -103,7 +103,10 @@ class DhcpService:
         ticked = 0.0
         while True:
             for fd, _ in self._poll.poll(_TICK if self._muted else ADVERTISE_SECONDS / 10):
-                self._serve(fd)
+                try:
+                    self._serve(fd)
+                except Exception:  # one guest's packet, and a fault of ours: the others are answered all the same
+                    log.exception("dhcp: a packet could not be answered")
             if (now := time.monotonic()) - ticked >= _TICK:
                 self._tick(now)
                 ticked = now

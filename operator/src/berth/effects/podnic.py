@@ -10,6 +10,8 @@ from berth.api.order import NicOrder
 from berth.effects import answers, dhcp, dhcpd, dhcpv6, namespaces, netlink, ra, shaping, taps, wiring
 from berth.errors import HostFault
 
+_SMALLEST_IPV6 = 1280
+"""An interface whose packets are smaller has no IPv6 (RFC 8200)."""
 _GATEWAY_MAC = bytes.fromhex(wiring.GATEWAY_MAC.replace(":", ""))
 
 
@@ -27,8 +29,8 @@ def _wire(site: taps.Site, nic: NicOrder, *, fresh: bool) -> tuple[wiring.Wiring
             message = f"the pod has no {wiring.UPLINK}: its network is not set up (yet)"
             raise HostFault(message, reason="PodNetworkMissing")
         link, uplink = taps.known(links, nic), links[wiring.UPLINK]
-        families = inside.families(uplink)
-        want = wiring.Wiring(nic.mac.lower(), min(nic.mtu or uplink.mtu, uplink.mtu), 4 in families, 6 in families)
+        families, mtu = inside.families(uplink), min(nic.mtu or uplink.mtu, uplink.mtu)
+        want = wiring.Wiring(nic.mac.lower(), mtu, 4 in families, 6 in families and mtu >= _SMALLEST_IPV6)
         for change in wiring.plan(inside.observe(want, link, fresh=fresh), want):
             inside.apply(change, want)
             site.changed(change)

@@ -232,7 +232,10 @@ def plan(seen: Observed, want: Wiring) -> list[Change]:
 def _changes(seen: Observed, want: Wiring) -> Iterator[Change]:
     if want.ipv6 and seen.sysctls.get(want.uplink_accepts) == "1":
         yield WriteSysctl(want.uplink_accepts, "2")
-    yield from (WriteSysctl(n, v) for n, v in want.sysctls.items() if seen.sysctls.get(n) != v)
+    for name, value in want.sysctls.items():
+        absent = name not in seen.sysctls and "ipv6" in name and not want.ipv6  # there is no IPv6 to switch off
+        if seen.sysctls.get(name) != value and not absent:
+            yield WriteSysctl(name, value)
     if not seen.rules_match:
         yield LoadRules()
     changed = (seen.link.mac, seen.link.mtu) != (GATEWAY_MAC, want.mtu)
