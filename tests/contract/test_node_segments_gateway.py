@@ -7,12 +7,13 @@ import ipaddress
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from berth.api.order import NicOrder
+from berth.api.order import LimitOrder, NicOrder
 from berth.effects import dhcp, frames, namespaces, wiring
 from berth.effects.berths import NodeBerths
 from tests.contract import pods
@@ -151,6 +152,25 @@ class TestGateway:
 
         assert other.hears(lambda f: f[6:12] == mac(one.nic.mac) and b"\x0a\x09\x00\x01" in f, ask_for_gateway) == []
         assert other.hears(lambda f: f[6:12] == mac(wiring.GATEWAY_MAC), ask_for_gateway) == []
+
+    def test_what_goes_out_is_limited_too(self, lab: Lab) -> None:
+        node = lab.node()
+        limit = LimitOrder(bits_per_second=8_000_000, burst_bytes=10_000)
+        guest = behind_its_berth(lab, node, outbound=limit)
+        assert guest.attach() == []
+        at, size = guest.number, 4 << 20
+        with node.call(lambda: socket.create_server((f"10.77.{at}.1", 8081))) as server:
+            line = guest.inside(lambda: socket.create_connection((f"10.77.{at}.1", 8081), timeout=10))
+            inner, _ = server.accept()
+            began, got = time.monotonic(), 0
+            threading.Thread(target=lambda: line.sendall(bytes(size)), daemon=True).start()
+            while got < size:
+                got += len(inner.recv(1 << 16))
+            seconds = time.monotonic() - began
+            inner.close()
+            line.close()
+        at_once = 1_000_000 + 65536  # nftables lets what a second amounts to go before it counts, and the burst
+        assert seconds > (size - at_once) / 1_000_000 * 0.95
 
     def test_nobody_gets_in_and_the_berths_own_sockets_are_out_of_reach(self, lab: Lab) -> None:
         node = lab.node()

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from berth.api.order import NicKind, NicOrder
+from berth.api.order import LimitOrder, NicKind, NicOrder
 from berth.effects import wiring
 from berth.errors import InvalidSpec
 
@@ -35,6 +35,7 @@ class Joined:
     nat: bool = False
     guest: tuple[Interface, ...] = ()
     gateways: tuple[Address, ...] = ()
+    outbound: LimitOrder | None = None
 
     @property
     def table(self) -> str:
@@ -127,7 +128,7 @@ def desired(nic: NicOrder) -> Joined:
     except ValueError as error:
         raise InvalidSpec(f"interface {nic.name}: addresses", f"must be IP addresses: {error}") from error
     other = nic.interface if nic.kind is NicKind.ATTACHMENT else other_name(tap)
-    return Joined(tap, other, nic.mac.lower(), nic.anti_spoofing, nat, guest, gateways)
+    return Joined(tap, other, nic.mac.lower(), nic.anti_spoofing, nat, guest, gateways, nic.outbound if nat else None)
 
 
 def other_name(tap: str) -> str:

@@ -16,6 +16,7 @@ from berth.effects.wiring import GATEWAY_MAC, UPLINK
 
 _ARP = "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation { request, reply }"
 _SOME = "limit rate 20/second burst 40 packets"
+_LARGEST_PACKET = 65536
 _ROUTER_SOLICIT, _ROUTER_ADVERT, _SOLICIT, _ADVERT, _REDIRECT, _LISTENER = 133, 134, 135, 136, 137, 143
 
 
@@ -50,7 +51,14 @@ def _out(want: Joined) -> str:
 
 
 def _from_guest(want: Joined) -> Iterator[str]:
-    """A tagged frame's type is the tag's. After ``goto`` what no rule took is dropped."""
+    """A tagged frame's type is the tag's. After ``goto`` what no rule took is dropped.
+
+    What goes to the gateway leaves through the pod's interface, whose queue is not this NIC's alone: it is limited here.
+    nftables lets what a second amounts to go at once.
+    """
+    if want.outbound:
+        rate, burst = want.outbound.bits_per_second // 8, max(want.outbound.burst_bytes, _LARGEST_PACKET)
+        yield f"ether daddr {GATEWAY_MAC} limit rate over {rate} bytes/second burst {burst} bytes drop"
     for kind in ("arp", "ip", "ip6"):
         yield f"ether type {kind} ether saddr {want.mac} goto {kind}_from_guest"
     if not want.anti_spoofing:
