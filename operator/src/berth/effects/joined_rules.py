@@ -53,8 +53,8 @@ def _out(want: Joined) -> str:
 def _from_guest(want: Joined) -> Iterator[str]:
     """A tagged frame's type is the tag's. After ``goto`` what no rule took is dropped.
 
-    What goes to the gateway leaves through the pod's interface, whose queue is not this NIC's alone: it is limited here.
-    nftables lets what a second amounts to go at once.
+    What goes to the gateway leaves through the pod's interface, whose queue is not this NIC's alone: it is limited
+    here. nftables lets what a second amounts to go at once.
     """
     if want.outbound:
         rate, burst = want.outbound.bits_per_second // 8, max(want.outbound.burst_bytes, _LARGEST_PACKET)
