@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from berth.api.order import Fate, FateReason, GuestState, OrderPower, Report
+from berth.api.order import Fate, FateReason, GuestState, NicReport, OrderPower, Report
 from berth.api.virtualmachine import ConditionStatus, GuestInfo
 from berth.domain.host import Accelerator
 from berth.domain.observed import DomainState, Guest, StartRecord
@@ -163,3 +163,28 @@ def test_what_was_said_of_another_berth_does_not_count() -> None:
 
 def test_nothing_is_told_of_a_machine_without_a_name() -> None:
     assert report(Gathered(uid()), Progress()) is None
+
+
+ENDING = replace(UP, guest=replace(RUNNING, state=DomainState.CRASHED))
+
+
+def test_a_guest_that_goes_by_itself_was_not_asked_to() -> None:
+    running = told(UP)
+    found = told(ENDING, Progress(before=running))
+    assert found.state is GuestState.RUNNING  # until it is known how it ended
+    assert condition(found, "GuestRunning")[:2] == (ConditionStatus.FALSE, "GuestEnding")
+    assert "asked" not in condition(found, "GuestRunning")[2]
+    assert told(ENDING).state is GuestState.STOPPING  # an agent that just came knows no better
+    assert "asked" not in condition(told(ENDING), "GuestRunning")[2]
+
+
+def test_a_guest_that_was_asked_to_go_is_said_to_be() -> None:
+    found = told(replace(ENDING, shutdown_asked=True), Progress(before=told(UP)))
+    assert (found.state, condition(found, "GuestRunning")[1]) == (GuestState.STOPPING, "ShuttingDown")
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.PAUSED])
+def test_what_the_guest_says_of_its_interfaces_is_told_while_it_lives(state: DomainState) -> None:
+    said = Progress(guest_nics=(NicReport(mac="52:54:00:00:00:01", name="eth0", addresses=("10.0.2.2",)),))
+    assert told(replace(UP, guest=replace(RUNNING, state=state)), said).guest_nics == said.guest_nics
+    assert told(ENDED, said).guest_nics == ()

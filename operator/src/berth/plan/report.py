@@ -169,7 +169,7 @@ def _running(g: Gathered, p: Progress, state: GuestState) -> ReportCondition:
     if not g.hypervisor:
         return _condition(kind, _S.UNKNOWN, "HypervisorDown", _LOST_HYPERVISOR)
     if _ends_by_itself(g):
-        return _condition(kind, _S.FALSE, "Ending", "the guest is ending; how it went is about to be told")
+        return _condition(kind, _S.FALSE, "GuestEnding", "the guest is ending; how it went is about to be told")
     match state:
         case GuestState.RUNNING:
             return _condition(kind, _S.TRUE, "Running")
