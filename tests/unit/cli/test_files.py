@@ -49,7 +49,9 @@ def berth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def test_every_example_is_valid_and_renders(berth: Berth, path: Path) -> None:
     done = berth("render", str(path))
     assert done.returncode == 0, done.stderr
-    assert ElementTree.fromstring(done.stdout).tag == "domain"
+    machines = done.stdout.split("</domain>\n")[:-1]  # one after the other
+    assert len(machines) == path.read_text().count("kind: VirtualMachine\n")
+    assert all(ElementTree.fromstring(f"{text}</domain>").tag == "domain" for text in machines)
 
 
 def test_the_smallest_example_has_at_most_twelve_lines() -> None:
