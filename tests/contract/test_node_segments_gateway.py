@@ -151,7 +151,8 @@ class TestGateway:
             assert one.pings("fd00:9::1")
 
         assert other.hears(lambda f: f[6:12] == mac(one.nic.mac) and b"\x0a\x09\x00\x01" in f, ask_for_gateway) == []
-        assert other.hears(lambda f: f[6:12] == mac(wiring.GATEWAY_MAC), ask_for_gateway) == []
+        answers = (b"\x08\x06", b"\x08\x00")  # its own berth advertises itself now and then, by IPv6
+        assert other.hears(lambda f: f[6:12] == mac(wiring.GATEWAY_MAC) and f[12:14] in answers, ask_for_gateway) == []
 
     def test_what_goes_out_is_limited_too(self, lab: Lab) -> None:
         node = lab.node()

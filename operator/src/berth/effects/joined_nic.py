@@ -141,7 +141,7 @@ class _Visit:
             frozenset(addresses.get(other.index, [])),
             frozenset(links.host_routes(tap.index)),
             frozenset((n.address, n.mac) for n in known),
-            {name: value for name in self.want.sysctls if (value := netlink._read_sysctl(name)) is not None},
+            {name: value for name in self.want.sysctls if (value := netlink.read_sysctl(name)) is not None},
             rules_match,
         )
 
@@ -150,22 +150,22 @@ class _Visit:
             case wiring.LoadRules():
                 nft.load(rules)
             case wiring.WriteSysctl(name, value):
-                netlink._write_sysctl(name, value)
+                netlink.write_sysctl(name, value)
             case wiring.AddRoute(name, address):
-                links.add_host_route(netlink._index(name), address)
+                links.add_host_route(netlink.known_index(name), address)
             case wiring.RemoveRoute(name, address):
-                links.delete_host_route(netlink._index(name), address)
+                links.delete_host_route(netlink.known_index(name), address)
             case wiring.SetLink(name) if name == self.want.other and self._nic.kind is NicKind.ATTACHMENT:
                 self._take_mac(links, change)
             case wiring.RemoveAddress(name, address):
                 with contextlib.suppress(NetlinkError):  # it went with another, or with IPv6 being switched off
-                    links.delete_address(netlink._index(name), address)
+                    links.delete_address(netlink.known_index(name), address)
             case _:
-                netlink._apply_netlink(links, change)
+                netlink.apply_to_link(links, change)
 
     def _take_mac(self, links: Links, change: wiring.SetLink) -> None:
         try:
-            netlink._apply_netlink(links, change)
+            netlink.apply_to_link(links, change)
         except NetlinkError as error:
             message = f"{change.name} of the pod takes no MAC address ({error}); use a network whose plugin allows that"
             raise HostFault(f"interface {self._nic.name}: {message}", reason="AttachmentUnfit") from error

@@ -98,7 +98,7 @@ class Inside:
             link,
             frozenset(self.route.addresses(link.index)),
             {n.address: n.mac for n in self.route.neighbours(link.index) if n.state & PERMANENT},
-            {name: value for name in names if (value := _read_sysctl(name)) is not None},
+            {name: value for name in names if (value := read_sysctl(name)) is not None},
             not fresh and firewall.build(want).same_as(list_rules()),
         )
 
@@ -106,11 +106,11 @@ class Inside:
         try:
             match change:
                 case wiring.WriteSysctl(name, value):
-                    _write_sysctl(name, value)
+                    write_sysctl(name, value)
                 case wiring.LoadRules():
                     load_rules(firewall.build(want).script)
                 case _:
-                    _apply_netlink(self.route, change)
+                    apply_to_link(self.route, change)
         except NetlinkError as error:
             raise HostFault(f"network: {change} failed: {error}", reason="NetworkFailed") from error
 
@@ -124,37 +124,37 @@ def open_inside() -> Iterator[Inside]:
         raise HostFault(f"the pod's network cannot be read: {error}", reason="NetworkFailed") from error
 
 
-def _apply_netlink(route: Route, change: wiring.Change) -> None:
+def apply_to_link(route: Route, change: wiring.Change) -> None:
     match change:
         case wiring.SetLink(name, mac, mtu):
-            route.set_link(_index(name), mac=mac, mtu=mtu)
+            route.set_link(known_index(name), mac=mac, mtu=mtu)
         case wiring.AddAddress(name, address):
-            route.add_address(_index(name), address)
+            route.add_address(known_index(name), address)
         case wiring.RemoveAddress(name, address):
-            route.delete_address(_index(name), address)
+            route.delete_address(known_index(name), address)
         case wiring.LinkUp(name):
-            route.set_link(_index(name), up=True)
+            route.set_link(known_index(name), up=True)
         case wiring.SetNeighbour(name, address, mac):
-            route.set_neighbour(_index(name), address, mac)
+            route.set_neighbour(known_index(name), address, mac)
         case _:
             raise HostFault(f"{change} is no change of the berth's namespace", reason="NetworkFailed")
 
 
-def _index(name: str) -> int:
+def known_index(name: str) -> int:
     index = index_of(name)
     if index is None:
         raise NetlinkError(errno.ENODEV, f"{name} is not there any more")
     return index
 
 
-def _read_sysctl(name: str) -> str | None:
+def read_sysctl(name: str) -> str | None:
     try:
         return (_SYSCTL / name).read_text().strip()
     except FileNotFoundError:
         return None
 
 
-def _write_sysctl(name: str, value: str) -> None:
+def write_sysctl(name: str, value: str) -> None:
     try:
         (_SYSCTL / name).write_text(value)
     except FileNotFoundError as error:

@@ -11,31 +11,30 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from berth.effects.rtnetlink import (
-    _CREATE,
-    _GETADDR,
-    _GETLINK,
-    _GETNEIGH,
-    _IFA_ADDRESS,
-    _IFA_LOCAL,
-    _IFADDR,
-    _IFINFO,
-    _IFLA_ADDRESS,
-    _IFLA_IFNAME,
-    _IFLA_MTU,
-    _IFLA_NET_NS_FD,
-    _NDA_DST,
-    _NDA_LLADDR,
-    _NEWLINK,
-    _NEWNEIGH,
-    _REPLACE,
-    PERMANENT,
-    Route,
-    _attribute,
-    _attributes,
-    _bytes,
-    _colons,
-    _text,
+from berth.effects.rtnetlink import PERMANENT, Route
+from berth.effects.rtwords import (
+    CREATE,
+    GETADDR,
+    GETLINK,
+    GETNEIGH,
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFADDR,
+    IFINFO,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_MTU,
+    IFLA_NET_NS_FD,
+    NDA_DST,
+    NDA_LLADDR,
+    NEWLINK,
+    NEWNEIGH,
+    REPLACE,
+    attribute,
+    attributes,
+    colons,
+    mac_bytes,
+    text_of,
 )
 
 _DELNEIGH, _NEWROUTE, _DELROUTE, _GETROUTE = 29, 24, 25, 26
@@ -82,7 +81,7 @@ class Links(Route):
 
     def devices(self) -> dict[str, Device]:
         found = {}
-        for body in self._dump(_GETLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        for body in self._dump(GETLINK, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
             device = _device(body)
             found[device.name] = device
         return found
@@ -91,65 +90,63 @@ class Links(Route):
         """The one that has this address."""
         wanted = ipaddress.ip_address(address)
         family = socket.AF_INET if wanted.version == 4 else socket.AF_INET6
-        for body in self._dump(_GETADDR, _IFADDR.pack(family, 0, 0, 0, 0)):
-            index = _IFADDR.unpack_from(body)[4]
-            have = _attributes(body[_IFADDR.size :])
-            if have.get(_IFA_LOCAL, have.get(_IFA_ADDRESS)) == wanted.packed:
+        for body in self._dump(GETADDR, IFADDR.pack(family, 0, 0, 0, 0)):
+            index = IFADDR.unpack_from(body)[4]
+            have = attributes(body[IFADDR.size :])
+            if have.get(IFA_LOCAL, have.get(IFA_ADDRESS)) == wanted.packed:
                 return next((device for device in self.devices().values() if device.index == index), None)
         return None
 
     def add_veth(self, name: str, peer: str, peer_netns: int, *, mtu: int, peer_mac: str) -> None:
         """Both ends at once, the peer in the other namespace: nothing is ever half there."""
-        there = _attribute(_IFLA_IFNAME, peer.encode() + b"\0") + _attribute(_IFLA_NET_NS_FD, _int(peer_netns))
-        there += _attribute(_IFLA_MTU, _int(mtu)) + _attribute(_IFLA_ADDRESS, _bytes(peer_mac))
-        data = _attribute(_VETH_PEER, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + there)
+        there = attribute(IFLA_IFNAME, peer.encode() + b"\0") + attribute(IFLA_NET_NS_FD, _int(peer_netns))
+        there += attribute(IFLA_MTU, _int(mtu)) + attribute(IFLA_ADDRESS, mac_bytes(peer_mac))
+        data = attribute(_VETH_PEER, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + there)
         self._add(name, "veth", data, mtu=mtu)
 
     def add_bridge(self, name: str) -> None:
         """Without spanning tree (a port forwards at once) and without snooping (neighbour discovery is multicast)."""
-        self._add(name, "bridge", _attribute(_BR_STP, _int(0)) + _attribute(_BR_MCAST_SNOOPING, b"\0"))
+        self._add(name, "bridge", attribute(_BR_STP, _int(0)) + attribute(_BR_MCAST_SNOOPING, b"\0"))
 
     def add_vxlan(self, name: str, netns: int, *, vni: int, local: str, port: int, mtu: int) -> None:
         """Born in another namespace; its packets come and go in the socket's own. It learns nothing by itself."""
         address = ipaddress.ip_address(local)
-        data = _attribute(_VXLAN_ID, _int(vni)) + _attribute(_VXLAN_LEARNING, b"\0")
-        data += _attribute(_VXLAN_LOCAL if address.version == 4 else _VXLAN_LOCAL6, address.packed)
-        data += _attribute(_VXLAN_PORT, struct.pack("!H", port))
-        self._add(name, "vxlan", data, mtu=mtu, more=_attribute(_IFLA_NET_NS_FD, _int(netns)))
+        data = attribute(_VXLAN_ID, _int(vni)) + attribute(_VXLAN_LEARNING, b"\0")
+        data += attribute(_VXLAN_LOCAL if address.version == 4 else _VXLAN_LOCAL6, address.packed)
+        data += attribute(_VXLAN_PORT, struct.pack("!H", port))
+        self._add(name, "vxlan", data, mtu=mtu, more=attribute(IFLA_NET_NS_FD, _int(netns)))
 
     def add_vlan(self, name: str, netns: int, *, card: int, vlan: int, mtu: int) -> None:
         """Born in another namespace; the card is in the socket's own."""
-        more = _attribute(_IFLA_LINK, _int(card)) + _attribute(_IFLA_NET_NS_FD, _int(netns))
-        self._add(name, "vlan", _attribute(_VLAN_ID, struct.pack("=H", vlan)), mtu=mtu, more=more)
+        more = attribute(_IFLA_LINK, _int(card)) + attribute(IFLA_NET_NS_FD, _int(netns))
+        self._add(name, "vlan", attribute(_VLAN_ID, struct.pack("=H", vlan)), mtu=mtu, more=more)
 
     def _add(self, name: str, kind: str, data: bytes, *, mtu: int = 0, more: bytes = b"") -> None:
-        info = _attribute(_INFO_KIND, kind.encode()) + _attribute(_INFO_DATA, data)
-        body = (
-            _attribute(_IFLA_IFNAME, name.encode() + b"\0") + (_attribute(_IFLA_MTU, _int(mtu)) if mtu else b"") + more
-        )
-        body += _attribute(_IFLA_LINKINFO, info)
-        self._ask(_NEWLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + body, _CREATE | _EXCLUSIVE)
+        info = attribute(_INFO_KIND, kind.encode()) + attribute(_INFO_DATA, data)
+        body = attribute(IFLA_IFNAME, name.encode() + b"\0") + (attribute(IFLA_MTU, _int(mtu)) if mtu else b"") + more
+        body += attribute(_IFLA_LINKINFO, info)
+        self._ask(NEWLINK, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + body, CREATE | _EXCLUSIVE)
 
     def set_master(self, index: int, master: int) -> None:
-        self._ask(_NEWLINK, _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _attribute(_IFLA_MASTER, _int(master)))
+        self._ask(NEWLINK, IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(_IFLA_MASTER, _int(master)))
 
     def set_alias(self, index: int, alias: str) -> None:
-        body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _attribute(_IFLA_IFALIAS, alias.encode()[:255])
-        self._ask(_NEWLINK, body)
+        body = IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(_IFLA_IFALIAS, alias.encode()[:255])
+        self._ask(NEWLINK, body)
 
     def fdb(self, index: int) -> set[FdbEntry]:
         """What a VXLAN device sends where."""
         found = set()
-        for body in self._dump(_GETNEIGH, _FDB.pack(socket.AF_BRIDGE, 0, 0, 0, 0)):
+        for body in self._dump(GETNEIGH, _FDB.pack(socket.AF_BRIDGE, 0, 0, 0, 0)):
             _, of, _, flags, _ = _FDB.unpack_from(body)
-            have = _attributes(body[_FDB.size :])
-            if of == index and flags & _NTF_SELF and _NDA_DST in have:
-                found.add(FdbEntry(_colons(have[_NDA_LLADDR]), str(ipaddress.ip_address(have[_NDA_DST]))))
+            have = attributes(body[_FDB.size :])
+            if of == index and flags & _NTF_SELF and NDA_DST in have:
+                found.add(FdbEntry(colons(have[NDA_LLADDR]), str(ipaddress.ip_address(have[NDA_DST]))))
         return found
 
     def add_fdb(self, index: int, entry: FdbEntry) -> None:
         """A MAC address is at one node: what was known of it is replaced. What is unknown goes to each node named."""
-        self._ask(_NEWNEIGH, _fdb(index, entry), _CREATE | (_APPEND if entry.mac == NO_MAC else _REPLACE))
+        self._ask(NEWNEIGH, _fdb(index, entry), CREATE | (_APPEND if entry.mac == NO_MAC else REPLACE))
 
     def delete_fdb(self, index: int, entry: FdbEntry) -> None:
         self._ask(_DELNEIGH, _fdb(index, entry))
@@ -163,7 +160,7 @@ class Links(Route):
         found = set()
         for body in self._dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
             of, prefix, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
-            have = _attributes(body[_ROUTE.size :])
+            have = attributes(body[_ROUTE.size :])
             out = int.from_bytes(have.get(_RTA_OIF, b"\0"), "little")
             ours = (of, prefix, table, protocol, kind) == (family, bits, _MAIN, _STATIC, _UNICAST)
             if ours and out == index and _RTA_DST in have:
@@ -171,40 +168,40 @@ class Links(Route):
         return found
 
     def add_host_route(self, index: int, address: str) -> None:
-        self._ask(_NEWROUTE, _host_route(index, address), _CREATE | _REPLACE)
+        self._ask(_NEWROUTE, _host_route(index, address), CREATE | REPLACE)
 
     def delete_host_route(self, index: int, address: str) -> None:
         self._ask(_DELROUTE, _host_route(index, address))
 
 
 def _device(body: bytes) -> Device:
-    _, _, index, flags, _ = _IFINFO.unpack_from(body)
-    have = _attributes(body[_IFINFO.size :])
-    info = _attributes(have.get(_IFLA_LINKINFO, b""))
+    _, _, index, flags, _ = IFINFO.unpack_from(body)
+    have = attributes(body[IFINFO.size :])
+    info = attributes(have.get(_IFLA_LINKINFO, b""))
     return Device(
         index=index,
-        name=_text(have[_IFLA_IFNAME]),
-        mac=_colons(have.get(_IFLA_ADDRESS, b"")),
-        mtu=_number(have, _IFLA_MTU),
+        name=text_of(have[IFLA_IFNAME]),
+        mac=colons(have.get(IFLA_ADDRESS, b"")),
+        mtu=_number(have, IFLA_MTU),
         up=bool(flags & 1),
         master=_number(have, _IFLA_MASTER),
         peer=_number(have, _IFLA_LINK),
-        kind=_text(info.get(_INFO_KIND, b"")),
-        alias=_text(have.get(_IFLA_IFALIAS, b"")),
+        kind=text_of(info.get(_INFO_KIND, b"")),
+        alias=text_of(have.get(_IFLA_IFALIAS, b"")),
     )
 
 
 def _fdb(index: int, entry: FdbEntry) -> bytes:
     head = _FDB.pack(socket.AF_BRIDGE, index, PERMANENT | _NO_ARP, _NTF_SELF, 0)
     target = ipaddress.ip_address(entry.node).packed
-    return head + _attribute(_NDA_DST, target) + _attribute(_NDA_LLADDR, _bytes(entry.mac))
+    return head + attribute(NDA_DST, target) + attribute(NDA_LLADDR, mac_bytes(entry.mac))
 
 
 def _host_route(index: int, address: str) -> bytes:
     found = ipaddress.ip_address(address)
     family = socket.AF_INET if found.version == 4 else socket.AF_INET6
     head = _ROUTE.pack(family, found.max_prefixlen, 0, 0, _MAIN, _STATIC, _LINK_SCOPE, _UNICAST, 0)
-    return head + _attribute(_RTA_DST, found.packed) + _attribute(_RTA_OIF, _int(index))
+    return head + attribute(_RTA_DST, found.packed) + attribute(_RTA_OIF, _int(index))
 
 
 def _number(have: dict[int, bytes], kind: int) -> int:
