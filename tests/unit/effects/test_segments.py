@@ -143,6 +143,18 @@ def test_frames_go_to_each_members_node_and_broadcasts_to_each_node_once() -> No
     }
 
 
+@pytest.mark.parametrize(
+    ("harm", "path"),
+    [({"mac": "52:54"}, "members[1].mac"), ({"node_address": "node-b"}, "members[1].nodeAddress")],
+)
+def test_members_that_are_none_are_refused(harm: dict[str, str], path: str) -> None:
+    segments.check(MEMBERS)
+    with pytest.raises(InvalidSpec) as caught:
+        segments.check([MEMBERS[0], MEMBERS[1].model_copy(update=harm)])
+    assert caught.value.path == path
+    assert caught.value.given in harm.values()
+
+
 def test_a_mac_address_that_moved_is_set_and_not_deleted() -> None:
     seen = {FdbEntry("m1", "n1"), FdbEntry("m2", "n1"), FdbEntry(NO_MAC, "n1")}
     want = {FdbEntry("m1", "n2"), FdbEntry(NO_MAC, "n2")}

@@ -68,6 +68,7 @@ class NodeSegments:
 
     def set_members(self, members: SegmentMembers) -> None:
         """Who else is on an overlay; one that was told before a newer one is not taken."""
+        segments.check(members.members)
         uid = members.segment.uid
         with self._lock:
             known = self._members.get(uid)

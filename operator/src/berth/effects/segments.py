@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from berth.errors import InvalidSpec
 BRIDGE, VXLAN, VLAN, PORT = "bb", "bx", "bl", "bp"
 """How the names of the devices begin that are Berth's."""
 _HEADERS = {4: 50, 6: 70}  # outer IP, UDP, VXLAN and the inner Ethernet header
-SMALLEST_MTU = 68
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,18 @@ def unused(seen: Mapping[str, Device]) -> list[str]:
     kept = {d.name.removeprefix(BRIDGE) for d in seen.values() if d.name.startswith(BRIDGE) and d.index in used}
     uplinks = [name for name in seen if name.startswith((VXLAN, VLAN)) and name[2:] not in kept]
     return sorted(uplinks) + sorted(idle)
+
+
+def check(members: Iterable[SegmentMember]) -> None:
+    """InvalidSpec for what is no MAC address or no node's address."""
+    for at, member in enumerate(members):
+        if not _MAC.fullmatch(member.mac.lower()):
+            raise InvalidSpec(f"members[{at}].mac", "must be a MAC address", given=member.mac)
+        try:
+            ipaddress.ip_address(member.node_address)
+        except ValueError as error:
+            path = f"members[{at}].nodeAddress"
+            raise InvalidSpec(path, "must be an IP address", given=member.node_address) from error
 
 
 def fdb(members: Iterable[SegmentMember], place: Place) -> set[FdbEntry]:
