@@ -61,8 +61,22 @@ def test_a_claim_binds_where_its_pod_runs_and_its_data_goes_with_it(space: Space
     folder = space.bed.settings.node_root(node) / layout.NODE_VOLUMES.relative_to("/")
     [volume] = [entry for entry in folder.iterdir() if (entry / "file").exists()]
     assert (volume / "file").read_text() == "kept\n"
+    _no_pod_may_use_it_elsewhere(space, user, next(name for name in space.bed.workers if name != node))
     space.bed.cluster.kubectl("delete", "-n", space.name, "pod/writer", "pvc/data", "--wait=false")
     wait("the volume's folder is gone", lambda: not volume.exists(), 30)
+
+
+def _no_pod_may_use_it_elsewhere(space: Space, user: Json, node: str) -> None:
+    """The volume pins its pods to its node: the scheduler knows it, by the node's label."""
+    spec = {**user["spec"], "nodeSelector": {"kubernetes.io/hostname": node}}
+    space.bed.cluster.apply({**user, "metadata": {"name": "elsewhere"}, "spec": spec}, namespace=space.name)
+
+    def refused() -> bool:
+        conditions = space.get("elsewhere").get("status", {}).get("conditions", [])
+        return any(c["type"] == "PodScheduled" and "volume" in c.get("message", "").lower() for c in conditions)
+
+    wait("the scheduler says that the volume is on another node", refused, 20)
+    space.bed.cluster.kubectl("delete", "-n", space.name, "pod/elsewhere", "--wait=false")
 
 
 def test_an_image_can_be_mounted_as_a_volume(space: Space) -> None:
