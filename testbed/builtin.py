@@ -10,7 +10,7 @@ from pathlib import Path
 
 from testbed import errors, prerequisites
 from testbed.binaries import ensure
-from testbed.cluster import api, apply, layout, nodes, objects, processes, reconcile, teardown, units
+from testbed.cluster import api, apply, flannel, layout, nodes, objects, processes, reconcile, teardown, units
 from testbed.parts import Part
 from testbed.progress import Progress
 from testbed.settings import Settings
@@ -57,7 +57,8 @@ class Builtin:
 
     def status(self) -> list[Part]:
         running = processes.find(self.settings)
-        parts = [self._process(name, running) for name in units.names(self.topology)]
+        extra = [f"flannel@{node.name}" for node in self.topology.nodes if flannel.chosen(self.settings)]
+        parts = [self._process(name, running) for name in (*units.names(self.topology), *extra)]
         if "kube-apiserver" not in running:
             return parts
         found = api.connect(self.settings).get("/api/v1/nodes")["items"]

@@ -54,7 +54,8 @@ def install_prerequisites() -> None:
 def binaries() -> None:
     """Only fetch or build the programs."""
     with Progress() as progress:
-        paths = ensure.ensure(settings.load(), progress, [release.name for release in catalog.RELEASES])
+        names = [release.name for release in catalog.RELEASES if not release.optional]
+        paths = ensure.ensure(settings.load(), progress, names)
     for name, path in sorted(paths.items()):
         click.echo(f"{name}\t{path}")
 

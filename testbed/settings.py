@@ -3,6 +3,7 @@
 BERTH_STATE          what is lost at a reboot: pid files, logs, pinned namespaces, the kubeconfig
 BERTH_DATA           what survives one: certificates, etcd's data, each node's disk
 BERTH_CACHE          what survives `down`: binaries and images, shared by all testbeds of the user
+BERTH_CNI            the built-in cluster's pod network, chosen at its first `up`: plain (routes) or flannel (its VXLAN)
 BERTH_TESTBED_INDEX  0 to 9: several testbeds can run side by side, each with its own names, ports and addresses
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from testbed import errors
 
+CNIS = ("plain", "flannel")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -27,6 +29,7 @@ class Settings:
     cache: Path
     index: int = 0
     repository: Path = REPOSITORY
+    cni: str = "plain"
 
     @property
     def kubeconfig(self) -> Path:
@@ -60,7 +63,14 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         data=Path(environment.get("BERTH_DATA") or f"/var/lib/berth-testbed{suffix}"),
         cache=Path(environment.get("BERTH_CACHE") or f"{caches}/berth"),
         index=index,
+        cni=_cni(environment.get("BERTH_CNI") or "plain"),
     )
+
+
+def _cni(text: str) -> str:
+    if text in CNIS:
+        return text
+    raise errors.TestbedError(f"BERTH_CNI: one of {', '.join(CNIS)} is needed, given {text!r}")
 
 
 def _index(text: str) -> int:

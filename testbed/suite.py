@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,7 @@ class Stage:
     about: str
     command: tuple[str, ...]
     reports: bool = True
+    default: bool = True  # run when no stage is named
 
 
 def pytest(*paths: str, options: tuple[str, ...] = (), python: str = sys.executable) -> tuple[str, ...]:
@@ -43,6 +45,14 @@ def pytest(*paths: str, options: tuple[str, ...] = (), python: str = sys.executa
 def testbed(*commands: str) -> tuple[str, ...]:
     """Our own tools in turn until one fails: what takes minutes on a new machine comes before tests with deadlines."""
     return ("sh", "-c", " && ".join(f"{sys.executable} -m {command}" for command in commands))
+
+
+def on_flannel() -> tuple[str, ...]:
+    """A cluster of its own beside any other, with another pod network; it goes when its tests have run."""
+    tests = shlex.join(pytest("tests/e2e", options=("-k", "network", "-m", "not disruptive", "-n", "2")))
+    steps = f"{testbed('testbed up', 'testbed install')[2]} && {tests}"
+    script = f"{steps}; code=$?; {sys.executable} -m testbed down; exit $code"
+    return ("env", "BERTH_CLUSTER=builtin", "BERTH_CNI=flannel", "BERTH_TESTBED_INDEX=9", "sh", "-c", script)
 
 
 STAGES = (
@@ -58,6 +68,7 @@ STAGES = (
     Stage("e2e", "the chart on the cluster, real guests",
           pytest("tests/e2e", options=("-m", "not disruptive", "-n", "3"))),
     Stage("survival", "guests while the parts around them break", pytest("tests/e2e", options=("-m", "disruptive"))),
+    Stage("cni", "guests' networks on flannel's VXLAN", on_flannel(), default=False),
 )  # fmt: skip
 
 
@@ -136,7 +147,7 @@ def prepare() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     names = ", ".join(s.name for s in STAGES)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {names}; default: all")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {names}; default: all but cni")
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first stage that fails")
     arguments = parser.parse_args()
     unknown = set(arguments.stages) - {s.name for s in STAGES}
@@ -147,7 +158,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     width = None if sys.stdout.isatty() else min(140, max(100, shutil.get_terminal_size().columns))
     console = Console(width=width)
-    wanted = [s for s in STAGES if not arguments.stages or s.name in arguments.stages]
+    wanted = [s for s in STAGES if (s.name in arguments.stages if arguments.stages else s.default)]
     if not {stage.name for stage in wanted} <= {"static", "unit"}:
         prepare()
     results: list[Result] = []

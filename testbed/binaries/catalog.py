@@ -52,6 +52,8 @@ class Release:
     checksum: str = ""
     member: str = ""  # a template: where a tool lies in the archive; empty when the download is the program itself
     linker_flags: tuple[str, ...] = ()
+    optional: bool = False  # only what asks for it has it made
+    cgo: bool = False  # parts of it are C
     ours: bool = False  # its source lies in testbed/go: the cache key follows the source
 
     def tool(self, name: str) -> Tool:
@@ -145,6 +147,15 @@ RELEASES: tuple[Release, ...] = (
     Release("provisioner", "1", (Tool("provisioner", "testbed/provisioner"),), ours=True),
     Release("dns", "1", (Tool("dns", "testbed/dns"),), ours=True),
     Release("attach", "1", (Tool("attach", "testbed/attach"),), ours=True),
+    # One more pod network to try guests on.
+    Release(
+        "flannel",
+        "0.28.7",
+        (Tool("flannel", "github.com/flannel-io/flannel"),),
+        linker_flags=("-X github.com/flannel-io/flannel/pkg/version.Version=v0.28.7",),
+        optional=True,
+        cgo=True,
+    ),
     Release(
         "metrics-server",
         "0.9.0",

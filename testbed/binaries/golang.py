@@ -30,6 +30,7 @@ def build(release: Release, modules: Path, cache: Path, target: Path, report: Re
     go, environment = compiler(cache, report)
     for tool in release.tools:
         report(f"building {tool.name} from its Go module", None)
+        environment["CGO_ENABLED"] = "1" if release.cgo else "0"
         _build(go, environment, release, tool, modules / release.name, target, report)
 
 

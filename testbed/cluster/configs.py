@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -93,20 +95,29 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 """
 
 
-def network(node: Node, topology: Topology, api_port: int) -> str:
-    """The node's CNI chain: routed pairs, so that Services work between pods of one node without br_netfilter."""
-    address_management = {
+def addresses(node: Node) -> dict[str, Any]:
+    """The node's own part of the pods' addresses."""
+    return {
         "type": "host-local",
         "dataDir": "/run/cni-ipam",  # in memory: addresses of a node that was switched off are free again
         "ranges": [[{"subnet": subnet}] for subnet in node.pod_cidrs],
         "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in node.pod_cidrs],
     }
+
+
+def routed(node: Node) -> dict[str, Any]:
+    """Routed pairs, so that Services work between pods of one node without br_netfilter."""
+    return {"type": "ptp", "ipMasq": False, "ipam": addresses(node)}
+
+
+def network(node: Node, plugin: Mapping[str, Any], topology: Topology, api_port: int) -> str:
+    """The node's CNI chain around the plugin that makes the pod's interface."""
     chain = {
         "cniVersion": "1.0.0",
         "name": "testbed",
         "plugins": [
             {"type": "no-dad"},
-            {"type": "ptp", "ipMasq": False, "ipam": address_management},
+            plugin,
             {"type": "portmap", "capabilities": {"portMappings": True}},
             {
                 "type": "attach",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from testbed.cluster import layout
+from testbed.cluster import flannel, layout
 from testbed.cluster.units import Http, Inputs, Socket, Unit
 from testbed.topology import Node
 
@@ -16,6 +16,8 @@ from testbed.topology import Node
 def units(inputs: Inputs) -> tuple[Unit, ...]:
     """All units of the cluster, in an order in which they can be started."""
     on_nodes = [unit for node in inputs.topology.nodes for unit in _node(inputs, node)]
+    if flannel.chosen(inputs.settings):
+        on_nodes += [flannel.unit(inputs, node) for node in inputs.topology.nodes]
     return (
         _etcd(inputs),
         _apiserver(inputs),

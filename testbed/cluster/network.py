@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from testbed import shell
-from testbed.cluster import layout
+from testbed.cluster import flannel, layout
 from testbed.settings import Settings
 from testbed.topology import Node, Topology
 
@@ -58,11 +58,12 @@ def make_node(settings: Settings, topology: Topology, node: Node) -> None:
     shell.run([*inside, "sysctl", "-qw", "net.ipv4.ip_forward=1"])
     host = f"link set {cable} master {layout.bridge(settings)} up\n{_routes((node,))}"
     shell.run(["ip", "-batch", "-"], stdin=host)
-    shell.run(["ip", "-n", node.name, "-batch", "-"], stdin=_node_commands(topology, node))
+    others = [] if flannel.chosen(settings) else [other for other in topology.nodes if other.name != node.name]
+    shell.run(["ip", "-n", node.name, "-batch", "-"], stdin=_node_commands(topology, node, others))
     shell.run([*inside, "nft", "-f", "-"], stdin=node_rules(topology, node))
 
 
-def _node_commands(topology: Topology, node: Node) -> str:
+def _node_commands(topology: Topology, node: Node, others: Iterable[Node]) -> str:
     six = f"addr replace {node.address6}/64 dev eth0 nodad\n" if node.address6 else ""
     # A Service's address is replaced on the way out, but only of packets that have a way.
     services = f"route replace {topology.service_cidr6} via {topology.gateway6}\n" if node.address6 else ""
@@ -70,8 +71,7 @@ def _node_commands(topology: Topology, node: Node) -> str:
         "link set lo up\n"
         f"addr replace {node.address}/{topology.node_prefix} dev eth0\n{six}"
         "link set eth0 up\n"
-        f"route replace default via {topology.gateway}\n{services}"
-        + _routes([other for other in topology.nodes if other.name != node.name])
+        f"route replace default via {topology.gateway}\n{services}" + _routes(others)
     )
 
 

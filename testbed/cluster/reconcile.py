@@ -10,10 +10,24 @@ from pathlib import Path
 
 from testbed import files, policy
 from testbed.binaries import ensure
-from testbed.cluster import apply, configs, current, desired, host, layout, network, pki, plan, processes, ready, units
+from testbed.cluster import (
+    apply,
+    configs,
+    current,
+    desired,
+    flannel,
+    host,
+    layout,
+    network,
+    pki,
+    plan,
+    processes,
+    ready,
+    units,
+)
 from testbed.progress import Progress
 from testbed.settings import Settings
-from testbed.topology import Topology
+from testbed.topology import Node, Topology
 
 LOCK_SECONDS = 300.0
 RELEASES = ("etcd", "containerd", "kubernetes", "provisioner", "dns", "metrics-server", "attach", "helm")
@@ -22,7 +36,9 @@ RELEASES = ("etcd", "containerd", "kubernetes", "provisioner", "dns", "metrics-s
 def up(settings: Settings, topology: Topology, progress: Progress) -> None:
     """One level-based run."""
     with locked(settings):
-        binaries = ensure.ensure(settings, progress, RELEASES)
+        flannel.keep(settings)
+        optional = ("flannel",) if flannel.chosen(settings) else ()
+        binaries = ensure.ensure(settings, progress, (*RELEASES, *optional))
         host.remember()
         pki.ensure(settings.pki, pki.identities(topology))
         texts = write_configuration(settings, topology)
@@ -59,9 +75,7 @@ def write_configuration(settings: Settings, topology: Topology) -> dict[str, str
             ("containerd.toml", configs.containerd()),
         ):
             files.write_if_changed(folder / name, text)
-        files.write_if_changed(
-            folder / "cni" / "10-testbed.conflist", configs.network(node, topology, layout.api_port(settings))
-        )
+        files.write_if_changed(folder / "cni" / "10-testbed.conflist", _network(settings, node, topology))
         files.write_if_changed(folder / layout.NODE_PLUGINS.name / "no-dad", configs.NO_DAD, mode=0o755)
         for source, target in (
             ("ca.crt", "ca.crt"),
@@ -86,6 +100,16 @@ def write_configuration(settings: Settings, topology: Topology) -> dict[str, str
     files.write_if_changed(settings.data / "Corefile", texts["dns"])
     texts["policy"] = "".join(path.read_text() for path in sorted(Path(policy.__file__).parent.glob("*.py")))
     return texts
+
+
+def _network(settings: Settings, node: Node, topology: Topology) -> str:
+    """The node's CNI chain; flannel's also needs its own configuration, and one who may write nodes' annotations."""
+    if not flannel.chosen(settings):
+        return configs.network(node, configs.routed(node), topology, layout.api_port(settings))
+    folder = layout.files_of(settings, node.name)
+    files.write_if_changed(folder / "flannel.json", flannel.configuration(topology))
+    _kubeconfig(settings, topology.gateway, "addons", folder / "flannel.kubeconfig")
+    return configs.network(node, flannel.bridged(node), topology, layout.api_port(settings))
 
 
 def link_plugins(settings: Settings, topology: Topology, attach: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
-from testbed import settings, topology
-from testbed.cluster import configs, layout, network, nodes, objects
+from testbed import errors, settings, topology
+from testbed.cluster import configs, flannel, layout, network, nodes, objects
 
 SHAPE = topology.parse((settings.REPOSITORY / "kind-config.yaml").read_text())
 NODE = SHAPE.nodes[0]
@@ -31,9 +33,29 @@ def test_kubelet_lets_nobody_in_without_a_certificate_or_token() -> None:
 
 
 def test_pods_are_routed_not_bridged() -> None:
-    chain = json.loads(configs.network(NODE, SHAPE, 6443))
+    chain = json.loads(configs.network(NODE, configs.routed(NODE), SHAPE, 6443))
     assert [plugin["type"] for plugin in chain["plugins"]] == ["no-dad", "ptp", "portmap", "attach"]
     assert chain["plugins"][1]["ipam"]["ranges"] == [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]
+
+
+def test_flannel_brings_a_bridge_and_no_routes_of_ours(tmp_path: Path) -> None:
+    where = settings.Settings(tmp_path / "s", tmp_path / "d", tmp_path / "c", cni="flannel")
+    flannel.keep(where)
+    assert flannel.chosen(where)
+    chain = json.loads(configs.network(NODE, flannel.bridged(NODE), SHAPE, 6443))
+    assert chain["plugins"][1]["ipam"] == configs.routed(NODE)["ipam"]
+    assert json.loads(flannel.configuration(SHAPE))["IPv6Network"] == "fd00:10:244::/56"
+    assert "10.244.2.0" not in network._node_commands(SHAPE, NODE, [])
+
+
+def test_a_cluster_keeps_the_pod_network_it_was_made_with(tmp_path: Path) -> None:
+    made = settings.Settings(tmp_path / "s", tmp_path / "d", tmp_path / "c")
+    flannel.keep(made)
+    made.pki.mkdir()
+    other = dataclasses.replace(made, cni="flannel")
+    with pytest.raises(errors.TestbedError, match="made with plain; run `down` first"):
+        flannel.keep(other)
+    assert not flannel.chosen(other)
 
 
 def test_a_node_knows_its_own_name_and_every_other() -> None:
