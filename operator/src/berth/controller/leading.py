@@ -49,8 +49,9 @@ class Leading:
             lambda: settings.cluster(self._agents.kvm()),
             self._teller.tell,
             known=self._networks,
+            freed=self._ring_users,
         )
-        self._segments = NetworkReconciler(self._networks, self._cache, self._cluster, self._agents)
+        self._segments = NetworkReconciler(self._networks, self._cache, self._cluster, self._agents, self._ring_users)
         self._segment_queue: Queue[SegmentKey] = Queue(self._segments.work, NETWORK_WORKERS)
         self._network_watch = Watch(
             kube,
@@ -158,8 +159,11 @@ class Leading:
         for other in self._networks.all():
             if other.key == seen.key or not _is_ready(other):
                 self._segment_queue.ring(other.key)
+        self._ring_users(seen.key)
+
+    def _ring_users(self, network: SegmentKey) -> None:
         for key, obj in self._cache.machines.items():
-            if _names(obj, key[0], seen.key):
+            if _names(obj, key[0], network):
                 self._queue.ring(key)
 
     def _machine_news(self, uid: str) -> None:

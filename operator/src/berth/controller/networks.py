@@ -84,13 +84,18 @@ class Networks:
         return {key: version for key, (version, _, _) in self._known.items()}
 
 
+Freed = Callable[[SegmentKey], None]
+"""Told of a Network whose addresses were given back: others may wait for them. The write's own answer is no news."""
+
+
 class LeaseWriter:
     """Carries a machine's WriteLeases out."""
 
-    def __init__(self, known: Networks, cluster: ClusterPort, clock: Callable[[], datetime]) -> None:
+    def __init__(self, known: Networks, cluster: ClusterPort, clock: Callable[[], datetime], freed: Freed) -> None:
         self._known = known
         self._cluster = cluster
         self._clock = clock
+        self._freed = freed
 
     async def write(self, step: WriteLeases) -> float | None:
         """A number of seconds when somebody was quicker: the machine's plan is made anew then."""
@@ -102,6 +107,8 @@ class LeaseWriter:
             self._known.see(await self._cluster.write_network_status(step.segment, patch))
         except (Conflict, NotFound):
             return 0.1
+        if len(step.leases) < len(step.segment.leases):
+            self._freed(wanted.key)
         return None
 
 
@@ -112,8 +119,10 @@ class NetworkReconciler:
         cache: Cache,
         cluster: ClusterPort,
         agents: AgentPort,
+        freed: Freed,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._freed = freed
         self._known = known
         self._cache = cache
         self._cluster = cluster
@@ -184,6 +193,8 @@ class NetworkReconciler:
                 case WriteStatus(status=status):
                     patch = merge_patch(self._known.stored(here.key), segment_plan.as_json(status))
                     self._known.see(await self._cluster.write_network_status(here, patch))
+                    if len(status.leases) < len(here.leases):
+                        self._freed(here.key)
                 case SendMembers(node=node, members=members):
                     await self._send(here, node, members)
         except (Conflict, NotFound):

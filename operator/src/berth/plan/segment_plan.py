@@ -76,11 +76,8 @@ def plan(segment: Segment, seen: Neighbourhood) -> list[Step]:
     """The steps to take now, in their order."""
     leases = [held for held in segment.leases if held.uid not in seen.orphans]
     wanted = _finalizers(segment, leases)
-    if wanted != segment.finalizers:
-        why = "its leases are to be kept" if FINALIZER in wanted else "no machine uses it"
-        if FINALIZER not in wanted:
-            return [SetFinalizers(wanted, why)]
-        return [SetFinalizers(wanted, why)]  # the status follows: this changes the resourceVersion
+    if wanted != segment.finalizers:  # what follows is planned anew: this changes the resourceVersion
+        return [SetFinalizers(wanted, "its leases are to be kept" if FINALIZER in wanted else "no machine uses it")]
     told = status(networks.with_leases(segment, leases), seen.others, seen.now)
     steps: list[Step] = []
     if told != segment.status:
