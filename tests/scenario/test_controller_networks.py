@@ -1,4 +1,4 @@
-"""Machines on Networks around the real reconciles, with everything else in memory: leases, numbers, members, crashes."""
+"""Machines on Networks around the real reconciles, all else in memory: leases, numbers, members, crashes."""
 
 from __future__ import annotations
 
