@@ -117,12 +117,13 @@ def test_rules_of_other_devices_or_another_order_are_others() -> None:
     assert joined_rules.build(PLAIN, (3, 4)) == joined_rules.build(PLAIN, (3, 4))
 
 
-def test_without_anti_spoofing_everything_but_the_gateways_frames_goes_out() -> None:
+def test_without_anti_spoofing_everything_goes_out_but_to_gateway_and_switches() -> None:
     script = joined_rules.build(replace(PLAIN, anti_spoofing=False), (3, 4)).ruleset.script
     chain = script.partition("chain from_guest {")[2].partition("}")[0]
-    assert chain.strip().splitlines()[-2:] == [
-        f"\t\tether daddr {wiring.GATEWAY_MAC} drop",
-        '\t\tfwd to "sg-lan"',
+    assert [line.strip() for line in chain.strip().splitlines()[-3:]] == [
+        f"ether daddr {wiring.GATEWAY_MAC} drop",
+        "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop",
+        'fwd to "sg-lan"',
     ]
 
 

@@ -63,6 +63,7 @@ def _from_guest(want: Joined) -> Iterator[str]:
         yield f"ether type {kind} ether saddr {want.mac} goto {kind}_from_guest"
     if not want.anti_spoofing:
         yield f"ether daddr {GATEWAY_MAC} drop"
+        yield "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop"  # what bridges and switches say to each other
         yield _out(want)
 
 
