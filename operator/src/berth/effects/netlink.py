@@ -11,13 +11,12 @@ import ipaddress
 import os
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from berth.effects import firewall, wiring
+from berth.effects import firewall, nft, wiring
 from berth.effects.rtnetlink import PERMANENT, NetlinkError, Route
 from berth.errors import HostFault
 
@@ -166,19 +165,12 @@ def write_sysctl(name: str, value: str) -> None:
 
 
 def list_rules() -> firewall.Ruleset:
-    texts = [_nft("list", "table", family, "berth") for family in ("inet", "netdev")]
+    texts = [nft.run("list", "table", family, "berth") for family in ("inet", "netdev")]
     return firewall.parse("".join(done.stdout for done in texts if done.returncode == 0))
 
 
 def load_rules(script: str) -> None:
-    done = _nft("-f", "-", text=script)
+    done = nft.run("-f", "-", text=script)
     if done.returncode:
         message = f"nft refused the berth's rules: {done.stderr.strip()[-500:]}"
         raise HostFault(message, reason="FirewallFailed")
-
-
-def _nft(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise HostFault(f"nft cannot be run: {error}; the agent's image holds it", reason="FirewallFailed") from error

@@ -40,12 +40,12 @@ def build(names: Sequence[Table], text: str) -> Tables:
 
 def stand(tables: Tables) -> bool:
     """Whether exactly these are there."""
-    listings = [_run("list", "table", family, name) for family, name in tables.names]
+    listings = [run("list", "table", family, name) for family, name in tables.names]
     return tables.ruleset.same_as(firewall.parse("".join(done.stdout for done in listings if done.returncode == 0)))
 
 
 def load(tables: Tables) -> None:
-    done = _run("-f", "-", text=tables.ruleset.script)
+    done = run("-f", "-", text=tables.ruleset.script)
     if done.returncode:
         message = f"nft refused the rules of {tables.names[0][1]}: {done.stderr.strip()[-500:]}"
         raise HostFault(message, reason="FirewallFailed")
@@ -53,19 +53,20 @@ def load(tables: Tables) -> None:
 
 def existing() -> set[Table]:
     """Every table of this network namespace."""
-    rows = [line.split() for line in _run("list", "tables").stdout.splitlines()]
+    rows = [line.split() for line in run("list", "tables").stdout.splitlines()]
     return {(words[1], words[2]) for words in rows if len(words) == 3}
 
 
 def delete(tables: Sequence[Table]) -> None:
     """No error when they are not there."""
     if tables:  # most machines have none of these: no process for nothing
-        _run(
+        run(
             "-f", "-", text="".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in tables)
         )
 
 
-def _run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """nft with these arguments, and ``text`` as its input; what it says is in the answer."""
     try:
         return subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
