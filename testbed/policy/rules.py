@@ -51,11 +51,11 @@ def ruleset(world: World, node: str) -> str:
             jumps[direction] += [f"{_family(ip)} {word} {ip} jump {name}" for ip in addresses(pod)]  # type: ignore[index]
     if not chains:
         return HEAD
-    start = ["ct state established,related accept"]
-    # Whoever may not reach its node must still find the way through it.
+    # Whoever may not reach its node must still find the way through it, or over its bridge.
     neighbours = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert } accept"
+    start = ["ct state established,related accept", neighbours]
     forward = ["type filter hook forward priority filter", *start, *jumps["egress"], *jumps["ingress"]]
-    taken_in = ["type filter hook input priority filter", *start, neighbours, *jumps["egress"]]
+    taken_in = ["type filter hook input priority filter", *start, *jumps["egress"]]
     parts = [*chains, _chain("forward", forward), _chain("input", taken_in)]
     return f"{HEAD}table inet {TABLE} {{\n{''.join(parts)}}}\n"
 

@@ -53,7 +53,8 @@ def test_a_policy_without_rules_shuts_the_pod_on_its_own_node_only() -> None:
     assert chain(closed, "ingress-web") == [*ITSELF, "drop"]
     forward = chain(closed, "forward")
     assert forward[1] == "ct state established,related accept"
-    assert forward[2:] == ["ip daddr 10.0.0.1 jump ingress-web", "ip6 daddr fd00::1 jump ingress-web"]
+    assert "nd-neighbor-solicit" in forward[2]
+    assert forward[3:] == ["ip daddr 10.0.0.1 jump ingress-web", "ip6 daddr fd00::1 jump ingress-web"]
     assert text(policy(**WEB), node="two") == rules.HEAD
 
 
