@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -226,6 +227,21 @@ def test_a_bridge_of_the_nodes_and_one_that_is_not_there(cluster: Cluster, names
             machine.delete()
     finally:
         cluster.on_node(NODES[0], "ip", "link", "delete", "e2ebr0")
+
+
+def test_only_who_may_names_a_bridge_of_the_nodes(cluster: Cluster, namespace: str) -> None:
+    cluster.kubectl("create", "rolebinding", "dev", "-n", namespace, "--clusterrole=edit", "--user=dev")
+
+    def create(manifest: Json) -> str:
+        words = ("kubectl", "create", "-n", namespace, "--as=dev", "-f", "-")
+        done = cluster.run(*words, stdin=json.dumps(manifest))
+        return done.stdout + done.stderr
+
+    assert "created" in create(network("overlay"))
+    refused = create(network("lab", bridge={"name": "br0"}))
+    assert "berth-node-networks" in refused
+    cluster.kubectl("create", "rolebinding", "dev2", "-n", namespace, "--clusterrole=berth-node-networks", "--user=dev")
+    wait("the right is there", lambda: "created" in create(network("lab", bridge={"name": "br0"})), 20)
 
 
 def test_the_whole_network_is_shown_by_one_command(cluster: Cluster, namespace: str, office: Json, make: Make) -> None:
