@@ -88,6 +88,7 @@ def measure(cluster: Cluster, namespace: str, nodes: list[str], size: int) -> tu
         _pod(cluster, namespace, "server", nodes[1], SERVER),
     )
     found = [_path(cluster, namespace, client, "pod ↔ pod", _ip(cluster, namespace, server), size)]
+    found.append(_by_hand(cluster, namespace, client, server, size))
     network: Json = {"apiVersion": "berth.dev/v1alpha1", "kind": "Network", "metadata": {"name": "bench"},
                      "spec": {"overlay": {}, "ipv4": {"range": "10.66.0.0/24"}}}  # fmt: skip
     cluster.apply(network, namespace=namespace)
@@ -119,6 +120,19 @@ def resume_to_packet(cluster: Cluster, namespace: str, guest: Machine) -> float:
         return float(reader.stdout.readline()) - asked
 
 
+def _by_hand(cluster: Cluster, namespace: str, client: str, server: str, size: int) -> Path:
+    """A VXLAN between the two pods, made with three commands each: what an overlay can carry at best."""
+    addresses = [_ip(cluster, namespace, pod) for pod in (client, server)]
+    for number, pod in enumerate((client, server)):
+        make = (
+            f"ip link add vx type vxlan id 7 dstport 4799 local {addresses[number]} dev eth0"
+            f" && bridge fdb append 00:00:00:00:00:00 dev vx dst {addresses[1 - number]}"
+            f" && ip address add 10.99.0.{number + 1}/24 dev vx && ip link set vx up"
+        )
+        cluster.kubectl("exec", "-n", namespace, pod, "--", "sh", "-c", make)
+    return _path(cluster, namespace, client, "pod ↔ pod, VXLAN by hand", "10.99.0.2", size)
+
+
 def _between(guests: list[Machine]) -> list[Path]:
     """Guest to guest: over the overlay, and over the pod network for comparison; the way there and back by ping."""
     lan = next(nic for nic in guests[1].status()["nics"] if nic["name"] == "lan")["addresses"][0]
@@ -145,7 +159,8 @@ def _path(cluster: Cluster, namespace: str, client: str, name: str, address: str
 
 
 def _pod(cluster: Cluster, namespace: str, name: str, node: str, command: str) -> str:
-    container: Json = {"name": "main", "image": "ghcr.io/berth-dev/testtools:dev", "command": ["sh", "-c", command]}
+    container: Json = {"name": "main", "image": "ghcr.io/berth-dev/testtools:dev", "command": ["sh", "-c", command],
+                       "securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}  # fmt: skip
     spec: Json = {"nodeSelector": {"kubernetes.io/hostname": node}, "containers": [container]}
     pod: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
                  "spec": {**spec, "terminationGracePeriodSeconds": 0}}  # fmt: skip
