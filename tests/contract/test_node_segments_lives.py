@@ -63,6 +63,7 @@ def test_two_hundred_lives_leave_nothing_behind(lab: Lab) -> None:
     for node in nodes:
         node.tell(*resident, order=RED)
         node.call(node.network.tidy)
+        pods.until(lambda n=node: not n.run("ip -6 -o addr show tentative").strip(), what="its addresses being its own")
     before, berths_before = [on(node) for node in nodes], [inside(guest) for guest in guests]
     threads, descriptors = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
     for life in range(LIVES // len(guests) // 2):
