@@ -96,9 +96,10 @@ Start = Callable[[str], Replica]
 
 @pytest.fixture(scope="module")
 def installed(bed: Bed) -> Bed:
-    """The definition and the controller's namespace."""
-    bed.cluster.apply(crd.definition(crd.VIRTUAL_MACHINE))
-    bed.cluster.kubectl("wait", "--for=condition=Established", "crd/virtualmachines.berth.dev", "--timeout=30s")
+    """The definitions and the controller's namespace."""
+    bed.cluster.apply(*map(crd.definition, crd.KINDS))
+    names = [f"crd/{kind.plural}.berth.dev" for kind in crd.KINDS]
+    bed.cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=30s")
     bed.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "berth-system"}})
     return bed
 
