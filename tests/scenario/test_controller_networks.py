@@ -53,6 +53,7 @@ class Scene:
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.freed: list[Key] = []
+        self.rung: list[Key] = []
         self.cluster = MemoryCluster(lambda: self.now)
         self.cluster.nodes = {n: {"metadata": {"name": n}} for n in "ab"}
         self.cluster.on_change = self._deliver
@@ -72,12 +73,16 @@ class Scene:
             lambda *_: None,
             lambda: self.now,
             self.known,
-            self.freed.append,
+            self._leased,
         )
         self.networks = NetworkReconciler(
-            self.known, self.cache, self.cluster, self.agents, self.freed.append, lambda: self.now
+            self.known, self.cache, self.cluster, self.agents, self._leased, lambda: self.now
         )
         self.networks.look_for_orphans()
+
+    def _leased(self, network: Key, given_back: bool) -> None:
+        self.rung.append(network)
+        self.freed += [network] if given_back else []
 
     def _deliver(self, kind: str, change: str, obj: Object) -> None:
         key = obj["metadata"]["namespace"], obj["metadata"]["name"]
@@ -151,6 +156,9 @@ def test_an_interface_that_is_added_is_ordered_without_waiting_for_another_bell(
     (order,) = scene.agents.orders.values()
     assert [nic.name for nic in order.machine.nics] == ["default", "lan"]
     assert order.machine.nics[1].addresses == ("10.9.0.1/28",)
+    assert scene.rung == [OFFICE]  # no pod has changed, and yet the nodes have to hear of the new member
+    asyncio.run(scene.networks.work(OFFICE, 0.0))
+    assert [len(said.members) for said in scene.agents.members.values()] == [1]
 
 
 def test_both_nodes_hear_of_all_members(scene: Scene) -> None:

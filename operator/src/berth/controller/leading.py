@@ -49,9 +49,9 @@ class Leading:
             lambda: settings.cluster(self._agents.kvm()),
             self._teller.tell,
             known=self._networks,
-            freed=self._ring_users,
+            leased=self._leased,
         )
-        self._segments = NetworkReconciler(self._networks, self._cache, self._cluster, self._agents, self._ring_users)
+        self._segments = NetworkReconciler(self._networks, self._cache, self._cluster, self._agents, self._leased)
         self._segment_queue: Queue[SegmentKey] = Queue(self._segments.work, NETWORK_WORKERS)
         self._network_watch = Watch(
             kube,
@@ -160,6 +160,11 @@ class Leading:
             if other.key == seen.key or not _is_ready(other):
                 self._segment_queue.ring(other.key)
         self._ring_users(seen.key)
+
+    def _leased(self, network: SegmentKey, given_back: bool) -> None:
+        self._segment_queue.ring(network)
+        if given_back:
+            self._ring_users(network)
 
     def _ring_users(self, network: SegmentKey) -> None:
         for key, obj in self._cache.machines.items():

@@ -84,18 +84,19 @@ class Networks:
         return {key: version for key, (version, _, _) in self._known.items()}
 
 
-Freed = Callable[[SegmentKey], None]
-"""Told of a Network whose addresses were given back: others may wait for them. The write's own answer is no news."""
+Leased = Callable[[SegmentKey, bool], None]
+"""Told of a Network whose leases were written, and whether some were given back: its nodes have to hear of members, and
+others may wait for addresses. No watch tells of it: the write's own answer is in the cache before."""
 
 
 class LeaseWriter:
     """Carries a machine's WriteLeases out."""
 
-    def __init__(self, known: Networks, cluster: ClusterPort, clock: Callable[[], datetime], freed: Freed) -> None:
+    def __init__(self, known: Networks, cluster: ClusterPort, clock: Callable[[], datetime], leased: Leased) -> None:
         self._known = known
         self._cluster = cluster
         self._clock = clock
-        self._freed = freed
+        self._leased = leased
 
     async def write(self, step: WriteLeases) -> float | None:
         """A number of seconds when somebody was quicker: the machine's plan is made anew then."""
@@ -107,8 +108,7 @@ class LeaseWriter:
             self._known.see(await self._cluster.write_network_status(step.segment, patch))
         except (Conflict, NotFound):
             return 0.1
-        if len(step.leases) < len(step.segment.leases):
-            self._freed(wanted.key)
+        self._leased(wanted.key, len(step.leases) < len(step.segment.leases))
         return None
 
 
@@ -119,10 +119,10 @@ class NetworkReconciler:
         cache: Cache,
         cluster: ClusterPort,
         agents: AgentPort,
-        freed: Freed,
+        leased: Leased,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._freed = freed
+        self._leased = leased
         self._known = known
         self._cache = cache
         self._cluster = cluster
@@ -194,7 +194,7 @@ class NetworkReconciler:
                     patch = merge_patch(self._known.stored(here.key), segment_plan.as_json(status))
                     self._known.see(await self._cluster.write_network_status(here, patch))
                     if len(status.leases) < len(here.leases):
-                        self._freed(here.key)
+                        self._leased(here.key, True)
                 case SendMembers(node=node, members=members):
                     await self._send(here, node, members)
         except (Conflict, NotFound):

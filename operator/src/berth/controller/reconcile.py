@@ -14,7 +14,7 @@ from typing import Final, assert_never
 
 from berth.api.virtualmachine import Phase, VirtualMachineStatus
 from berth.controller.cache import Cache, Key, version_of
-from berth.controller.networks import Freed, LeaseWriter, Networks
+from berth.controller.networks import Leased, LeaseWriter, Networks
 from berth.controller.tracing import WAITED, Trace, waiting
 from berth.effects.ports_cluster import AgentPort, ApiRefused, ClusterPort, Conflict, NotFound
 from berth.errors import AgentDown, Refused
@@ -65,10 +65,10 @@ class Reconciler:
         tell: Callable[[Machine, Tell], None],
         clock: Callable[[], datetime] = _utc,
         known: Networks | None = None,
-        freed: Freed = lambda key: None,
+        leased: Leased = lambda key, given_back: None,
     ) -> None:
         self._networks = known if known is not None else Networks()
-        self._leases = LeaseWriter(self._networks, cluster, clock, freed)
+        self._leases = LeaseWriter(self._networks, cluster, clock, leased)
         self._cache = cache
         self._cluster = cluster
         self._agents = agents
