@@ -141,8 +141,7 @@ def _barred(world: World, nic: Nic, key: SegmentKey, segment: Segment | None) ->
         return Trouble(nic.name, "NetworkNotShared", f"{text} Next: its owner adds that to spec.allowedNamespaces.")
     if segment.spec is None:
         return Trouble(nic.name, "NetworkInvalid", f"{named} has an invalid spec: {segment.problem}. Next: mend it.")
-    holds = any((held.uid, held.nic) == (world.machine.uid, nic.name) for held in segment.leases)
-    if segment.deleted and not holds:
+    if segment.deleted and segment.lease_of(world.machine.uid, nic.name) is None:
         return Trouble(nic.name, "NetworkDeleting", f"{named} is being deleted. Next: use another, or make it anew.")
     if segment.spec.overlay is not None and segment.vni is None:
         return Trouble(nic.name, "NetworkPending", f"{named} has no VXLAN network identifier yet.")
@@ -158,7 +157,7 @@ def on_segment(order: NicOrder, nic: Nic, uid: str, segment: Segment | None) -> 
     """The Order's part for an interface on a Network; None while it has no lease."""
     if segment is None or segment.spec is None:
         return None
-    held = next((held for held in segment.leases if (held.uid, held.nic) == (uid, nic.name)), None)
+    held = segment.lease_of(uid, nic.name)
     if held is None:
         return None
     spec, routers = segment.spec, ipam.gateways(segment.spec)

@@ -46,8 +46,7 @@ def _given(world: World, nic: Nic, *, living: bool) -> list[str]:
     key = networks.key_of(nic, world.machine.namespace)
     if key is not None:
         segment = world.networks.get(key)
-        leases = segment.leases if segment is not None else ()
-        held = next((h for h in leases if (h.uid, h.nic) == (world.machine.uid, nic.name)), None)
+        held = segment.lease_of(world.machine.uid, nic.name) if segment is not None else None
         return list(held.addresses) if held is not None else []
     berth = world.berth
     if berth is None or not living:

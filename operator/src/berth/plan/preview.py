@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from berth.api.network import Network, NetworkSpec
@@ -44,4 +45,4 @@ def _segment_of(namespace: str, name: str, spec: NetworkSpec) -> Segment:
 
 def _with_number(one: Segment, others: Sequence[Segment]) -> Segment:
     status = segment_plan.status(one, others, _EPOCH)
-    return Segment(one.namespace, one.name, one.uid, "1", 1, one.spec, vni=status.vni, status=status)
+    return replace(one, vni=status.vni, status=status)

@@ -39,6 +39,10 @@ class Segment:
     def key(self) -> SegmentKey:
         return self.namespace, self.name
 
+    def lease_of(self, uid: str, nic: str) -> Lease | None:
+        """What one interface of one machine has here."""
+        return next((held for held in self.leases if (held.uid, held.nic) == (uid, nic)), None)
+
     def allows(self, namespace: str) -> bool:
         """Whether machines of that namespace may use it."""
         if namespace == self.namespace:

@@ -5,8 +5,8 @@ Called by controller/networks.py and, for the status that goes with a lease, by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -68,7 +68,7 @@ class Neighbourhood:
     others: tuple[Segment, ...] = ()
     orphans: frozenset[str] = frozenset()  # uids of machines that positively are no more
     places: tuple[Place, ...] = ()
-    sent: dict[str, tuple[SegmentMember, ...]] | None = None  # node → what its agent took last; None: unknown
+    sent: Mapping[str, tuple[SegmentMember, ...]] = field(default_factory=dict)  # node → what its agent took last
     reachable: frozenset[str] = frozenset()  # nodes whose agent is connected
 
 
@@ -101,12 +101,12 @@ def _members(segment: Segment, leases: Sequence[Lease], seen: Neighbourhood) -> 
         if (at := places.get(held.uid)) is not None
     )
     here = {member.node for member in members}
-    sent = seen.sent or {}
-    wanted = {node: members if node in here else () for node in here | {n for n, had in sent.items() if had}}
+    left = {node for node, had in seen.sent.items() if had}
+    wanted = {node: members if node in here else () for node in here | left}
     return [
         SendMembers(node, told, f"{len(told)} members")
         for node, told in sorted(wanted.items())
-        if node in seen.reachable and sent.get(node) != told
+        if node in seen.reachable and seen.sent.get(node) != told
     ]
 
 
