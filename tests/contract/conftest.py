@@ -14,7 +14,7 @@ import pytest
 
 from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders
-from tests.contract import agents, pods
+from tests.contract import agents, hostile, pods
 from tests.contract.agent_bench import VMS, Libvirtd, World, destroy
 
 
@@ -52,6 +52,15 @@ def machines() -> Iterator[MachineFolders]:
 @pytest.fixture
 def berths(machines: MachineFolders) -> NodeBerths:
     return NodeBerths(machines, rescan_seconds=0)
+
+
+@pytest.fixture
+def stage(start_pod: Callable[..., pods.FakePod], berths: NodeBerths) -> Iterator[hostile.Stage]:
+    """A guest that sends what it likes, and all who could hear it."""
+    bench = hostile.find(start_pod, berths)
+    with hostile.stage(bench) as made:
+        yield made
+    bench.down()
 
 
 @pytest.fixture(scope="module")

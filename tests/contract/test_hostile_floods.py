@@ -60,14 +60,6 @@ WHO_HAS = arp(1, (MAC, GUEST), (bytes(6), GATEWAY))
 OTHER_VM = "0f5ffeef-0000-4c00-8437-8da47dfe23fa"
 
 
-@pytest.fixture
-def stage(start_pod: Callable[..., pods.FakePod], berths: NodeBerths) -> Iterator[Stage]:
-    bench = hostile.find(start_pod, berths)
-    with hostile.stage(bench) as made:
-        yield made
-    bench.down()
-
-
 @contextmanager
 def flood(stage: Stage, *sent: bytes) -> Iterator[list[int]]:
     """From another thread, as fast as it goes; how many there were."""

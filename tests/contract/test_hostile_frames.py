@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 import socket
 import struct
-from collections.abc import Callable, Iterator
 
 import pytest
 
-from berth.effects.berths import NodeBerths
-from tests.contract import hostile, pods
+from tests.contract import hostile
 from tests.contract import lan as lans
 from tests.contract.hostile import (
     EVERYBODY,
@@ -31,14 +29,6 @@ from tests.contract.hostile import (
 from tests.contract.lan import NODE_IP, NODE_IP6, POD_IP, POD_IP6
 
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
-
-
-@pytest.fixture
-def stage(start_pod: Callable[..., pods.FakePod], berths: NodeBerths) -> Iterator[Stage]:
-    bench = hostile.find(start_pod, berths)
-    with hostile.stage(bench) as made:
-        yield made
-    bench.down()
 
 
 def test_frames_that_are_cut_off_or_lie_about_themselves(stage: Stage) -> None:

@@ -6,14 +6,12 @@ import functools
 import ipaddress
 import itertools
 import socket
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from berth.effects import namespaces
-from berth.effects.berths import NodeBerths
-from tests.contract import hostile, pods
+from tests.contract import hostile
 from tests.contract import lan as lans
 from tests.contract.hostile import (
     EVERYBODY,
@@ -34,14 +32,6 @@ from tests.contract.hostile import (
 from tests.contract.lan import POD_IP, POD_IP6, ask, serve
 
 METADATA, DNS_CACHE = "169.254.169.254", "169.254.20.10"
-
-
-@pytest.fixture
-def stage(start_pod: Callable[..., pods.FakePod], berths: NodeBerths) -> Iterator[Stage]:
-    bench = hostile.find(start_pod, berths)
-    with hostile.stage(bench) as made:
-        yield made
-    bench.down()
 
 
 def open_everything() -> list[socket.socket]:

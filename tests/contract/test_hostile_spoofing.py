@@ -5,13 +5,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable, Iterator
-
-import pytest
 
 from berth.effects import ra
-from berth.effects.berths import NodeBerths
-from tests.contract import hostile, pods
+from tests.contract import hostile
 from tests.contract import lan as lans
 from tests.contract.hostile import (
     EVERYBODY,
@@ -33,14 +29,6 @@ from tests.contract.hostile import (
     udp,
 )
 from tests.contract.lan import GUEST_MAC, NODE_IP, NODE_IP6, POD_IP, POD_IP6
-
-
-@pytest.fixture
-def stage(start_pod: Callable[..., pods.FakePod], berths: NodeBerths) -> Iterator[Stage]:
-    bench = hostile.find(start_pod, berths)
-    with hostile.stage(bench) as made:
-        yield made
-    bench.down()
 
 
 def everything_known(stage: Stage) -> str:

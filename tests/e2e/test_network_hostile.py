@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from testbed.kube import CLIENT, Cluster, Json, Machine, in_client, tiny
+from tests.contract import hostile
 from tests.e2e.test_network_segments import POD, lan, network
 
 Make = Callable[..., Machine]
@@ -29,36 +30,23 @@ def mac(text: str) -> bytes:
 
 
 def ether(to: str, source: str, kind: int, payload: bytes) -> bytes:
-    return mac(to) + mac(source) + struct.pack("!H", kind) + payload
-
-
-def checksum(data: bytes) -> int:
-    padded = data + bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return hostile.ethernet(kind, payload, to=mac(to), by=mac(source))
 
 
 def ipv4(source: str, to: str, protocol: int, payload: bytes) -> bytes:
-    addresses = ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(to).packed
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0) + addresses
-    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
+    return hostile.ip4(to, payload, source, protocol)
 
 
 def udp(source: int, to: int, payload: bytes) -> bytes:
-    return struct.pack("!HHHH", source, to, 8 + len(payload), 0) + payload
+    return hostile.udp(payload, (source, to))
 
 
-def ipv6(source: str, to: str, kind: int, payload: bytes, hops: int = 255) -> bytes:
-    addresses = ipaddress.IPv6Address(source).packed + ipaddress.IPv6Address(to).packed
-    return struct.pack("!IHBB", 0x60000000, len(payload), kind, hops) + addresses + payload
+def ipv6(source: str, to: str, kind: int, payload: bytes) -> bytes:
+    return hostile.ip6(to, payload, source, kind, hops=255)
 
 
 def icmpv6(source: str, to: str, kind: int, body: bytes) -> bytes:
-    raw = struct.pack("!BBH", kind, 0, 0) + body
-    pseudo = ipaddress.IPv6Address(source).packed + ipaddress.IPv6Address(to).packed + struct.pack("!II", len(raw), 58)
-    return ipv6(source, to, 58, raw[:2] + struct.pack("!H", checksum(pseudo + raw)) + raw[4:])
+    return ipv6(source, to, 58, hostile.icmp6(source, to, bytes([kind, 0, 0, 0]) + body))
 
 
 def arp(operation: int, sender: str, sender_ip: str, target_ip: str) -> bytes:
