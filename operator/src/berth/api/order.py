@@ -14,6 +14,7 @@ from pydantic import Field
 
 from berth.api.base import Lenient
 from berth.api.devices import DiskBus, NicModel
+from berth.api.handover import DoorOrder, Forward, Incoming, MigrationReport, Outgoing
 from berth.api.virtualmachine import ConditionStatus, GuestInfo
 
 
@@ -173,6 +174,10 @@ class Order(Lenient):
     emulation: Emulation = Emulation.NEVER
     machine: MachineOrder
     grace_seconds: int = 60
+    incoming: Incoming | None = None
+    outgoing: Outgoing | None = None
+    forward: Forward | None = None
+    doors: tuple[DoorOrder, ...] = ()  # earlier berths that lead here
 
 
 class GuestState(enum.StrEnum):
@@ -184,6 +189,7 @@ class GuestState(enum.StrEnum):
     RUNNING = "Running"
     PAUSED = "Paused"
     STOPPING = "Stopping"  # the power button was pressed
+    MOVED = "Moved"  # it was handed over to another node; this berth is a door
     ENDED = "Ended"  # ``fate`` tells how
     FAILED = "Failed"  # it could not be started; ``conditions`` tell why; tried again
 
@@ -240,6 +246,8 @@ class Report(Lenient):
     fate: Fate | None = None
     guest: GuestInfo | None = None
     guest_nics: tuple[NicReport, ...] = ()
+    migration: MigrationReport | None = None
+    connections: int | None = None  # MOVED: how many still go through the door
     conditions: tuple[ReportCondition, ...] = ()
 
 

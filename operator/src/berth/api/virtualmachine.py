@@ -235,6 +235,7 @@ class Phase(enum.StrEnum):
     STARTING = "Starting"  # its node is known and the agent is at work
     RUNNING = "Running"
     PAUSED = "Paused"
+    MIGRATING = "Migrating"  # it runs on, and is being moved to another node
     STOPPING = "Stopping"
     STOPPED = "Stopped"
     FAILED = (

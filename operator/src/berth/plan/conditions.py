@@ -251,6 +251,8 @@ def _guest(seen: Scene) -> Finding:
             return _not_yet(kind, "Paused", "The guest's CPUs are stopped. Next: set spec.power to On.")
         case Life.STOPPING:
             return _not_yet(kind, "ShuttingDown", "The guest was asked to shut down.")
+        case Life.MOVED:
+            return _not_yet(kind, "Moved", "The guest was handed over to the node of another berth.")
         case Life.ENDED:
             return _not_yet(kind, "GuestEnded", "The guest has ended; its berth is ending.")
         case Life.SILENT:

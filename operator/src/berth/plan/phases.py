@@ -39,6 +39,7 @@ class Life(enum.Enum):
     RUNNING = "running"
     PAUSED = "paused"
     STOPPING = "shutting down"
+    MOVED = "handed over"  # to the node of another berth
     ENDED = "ended"
     FAILED = "cannot be started"
     SILENT = "agent silent"  # it ran when the agent was last heard
@@ -100,6 +101,7 @@ TABLE: Final[dict[Place, dict[Life, Phase]]] = {
         RUNNING=_P.RUNNING,
         PAUSED=_P.PAUSED,
         STOPPING=_P.STOPPING,
+        MOVED=_P.MIGRATING,
         ENDED=_P.STOPPING,
         FAILED=_P.STARTING,
         SILENT=_P.UNKNOWN,
@@ -155,6 +157,12 @@ MOVES: Final[tuple[tuple[Phase, Phase, str], ...]] = (
     (_P.FAILED, _P.PENDING, "the back-off ends, or a restart is asked for"),
     (_P.FAILED, _P.STOPPED, "power: Off"),
     (_P.STOPPED, _P.PENDING, "power: On"),
+    (_P.RUNNING, _P.MIGRATING, "a Migration moves it"),
+    (_P.PAUSED, _P.MIGRATING, "a Migration moves it"),
+    (_P.MIGRATING, _P.RUNNING, "it arrived, or stayed where it was"),
+    (_P.MIGRATING, _P.PAUSED, "it arrived, or stayed where it was"),
+    (_P.MIGRATING, _P.STOPPING, "power: Off, restart, berth deleted"),
+    (_P.MIGRATING, _P.UNKNOWN, "the agent is silent"),
     (_P.RUNNING, _P.UNKNOWN, "the agent is silent"),
     (_P.UNKNOWN, _P.RUNNING, "the agent is back"),
     (_P.UNKNOWN, _P.STOPPING, "power: Off, node drained"),

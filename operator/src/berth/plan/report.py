@@ -177,6 +177,8 @@ def _running(g: Gathered, p: Progress, state: GuestState) -> ReportCondition:
             return _condition(kind, _S.FALSE, "Paused", "the guest's CPUs are stopped")
         case GuestState.STOPPING:
             return _condition(kind, _S.FALSE, "ShuttingDown", "the guest was asked to shut down")
+        case GuestState.MOVED:
+            return _condition(kind, _S.FALSE, "Moved", "the guest runs on another node; this berth leads there")
         case GuestState.ENDED:
             return _ended(g)
         case GuestState.FAILED:
