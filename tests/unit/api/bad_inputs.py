@@ -128,6 +128,12 @@ BAD: tuple[Bad, ...] = (
         ("cannot be switched off",),
     ),
     Bad(
+        "link-of-a-virtual-function",
+        good(nics=[{"name": "a", "device": {"resource": "example.com/vf"}, "link": "Down"}]),
+        "spec.nics[0].link",
+        ("cannot be pulled", "virtual function"),
+    ),
+    Bad(
         "rate-too-small",
         good(nics=[{"name": "a", "pod": {}, "bandwidth": {"inbound": {"rate": "1k"}}}]),
         "spec.nics[0].bandwidth.inbound.rate",

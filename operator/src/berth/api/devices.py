@@ -232,6 +232,12 @@ class Nic(Model):
             field="antiSpoofing",
         ),
         Rule(
+            "the cable of a virtual function cannot be pulled: link: Down needs another source than device",
+            "!has(self.device) || !has(self.link) || self.link == 'Up'",
+            lambda nic: nic.device is None or nic.link is LinkState.UP,
+            field="link",
+        ),
+        Rule(
             "several queues need the virtio model",
             "!has(self.queues) || self.queues == 1 || !has(self.model) || self.model == 'virtio'",
             lambda nic: nic.queues == 1 or nic.model is NicModel.VIRTIO,
