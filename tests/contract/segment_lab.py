@@ -302,6 +302,6 @@ def ping(address: str, size: int, seconds: float) -> bool:
                 line.sendto(body, (address, 0))
                 while True:
                     got, (sender, *_) = line.recvfrom(70000)
-                    if sender == address and got[0 if v6 else 20] == answer:
+                    if sender == address.partition("%")[0] and got[0 if v6 else 20] == answer:
                         return True
     return False

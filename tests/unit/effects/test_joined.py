@@ -127,6 +127,20 @@ def test_without_anti_spoofing_everything_goes_out_but_to_gateway_and_switches()
     ]
 
 
+def chain(want: joined.Joined, name: str) -> str:
+    script = joined_rules.build(want, (3, 4)).ruleset.script
+    return script.partition(f"chain {name} {{")[2].partition("}\n")[0].strip()
+
+
+def test_of_a_family_that_it_has_no_address_of_it_sends_nothing_but_from_its_own_link_local_address() -> None:
+    four, six = (replace(PLAIN, guest=(one,)) for one in sorted(PLAIN.guest, key=lambda one: one.version))
+    assert (four.has_none(4), four.has_none(6), six.has_none(4), six.has_none(6)) == (False, True, True, False)
+    assert chain(six, "ip_from_guest") == chain(six, "arp_from_guest") == ""
+    assert f"ip6 saddr != {PLAIN.link_local} drop" in chain(four, "ip6_from_guest")
+    assert not replace(four, anti_spoofing=False).has_none(6)
+    assert not replace(PLAIN, guest=()).has_none(4)  # Berth gives it none at all: others do
+
+
 def test_announcements_tell_mac_and_addresses() -> None:
     own = bytes.fromhex(MAC.replace(":", ""))
     arp, advertisement = announce.build(MAC, [one.ip for one in PLAIN.guest])

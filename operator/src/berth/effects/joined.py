@@ -54,6 +54,10 @@ class Joined:
         """Whether the guest gets its address of this family from Berth."""
         return self.own(version) is not None
 
+    def has_none(self, version: int) -> bool:
+        """Whether it may send from no address of this family: Berth gives it one of the other family alone."""
+        return self.anti_spoofing and bool(self.guest) and self.own(version) is None
+
     def gateway(self, version: int) -> Address | None:
         """The berth's own address on the segment."""
         found = next((one for one in self.gateways if one.version == version), None)

@@ -68,6 +68,8 @@ def _from_guest(want: Joined) -> Iterator[str]:
 
 
 def _arp(want: Joined) -> Iterator[str]:
+    if want.has_none(4):
+        return
     own, gateway = want.own(4), want.gateway(4)
     mine = f"{_ARP} arp saddr ether {want.mac}" + (f" arp saddr ip {{ 0.0.0.0, {own} }}" if own else "")
     if gateway:
@@ -78,6 +80,8 @@ def _arp(want: Joined) -> Iterator[str]:
 
 
 def _ip(want: Joined) -> Iterator[str]:
+    if want.has_none(4):
+        return
     own = want.own(4)
     if want.serves(4):
         yield f"udp sport 68 udp dport 67 ip daddr 255.255.255.255 {_SOME} accept"
@@ -133,20 +137,22 @@ def _ip6_answered_here(want: Joined) -> Iterator[str]:
 
 
 def _foreign_source(want: Joined) -> str:
-    """Of a family that Berth gives no addresses of, only the guest's link-local one is known."""
-    own = want.own(6)
-    if own is None:
+    """Of a guest that Berth gives no addresses at all, only its link-local one is known."""
+    if not want.guest:
         return f"ip6 saddr fe80::/10 ip6 saddr != {want.link_local} drop"
-    return f"ip6 saddr != {{ {want.link_local}, {own} }} drop"
+    own = want.own(6)
+    return f"ip6 saddr != {{ {want.link_local}, {own} }} drop" if own else f"ip6 saddr != {want.link_local} drop"
 
 
 def _neighbours(want: Joined) -> Iterator[str]:
     """Neighbour discovery from an address that is the guest's (or none), in the forms that kernels send: with no option
-    but the guest's own MAC address or, while it looks whether an address is free, a nonce."""
+    but the guest's own MAC address or, while it looks whether an address is free, a nonce. To look whether another's is
+    free would keep that one from taking it."""
     mac, own = int(want.mac.replace(":", ""), 16), want.own(6)
     not_mine = f"@th,64,128 != {int(want.link_local):#x}"
-    other = f"@th,64,128 != {int(own):#x}" if own else "@th,64,10 0x3fa"  # that is fe80::/10
+    other = f"@th,64,128 != {int(own):#x}" if own else "" if want.guest else "@th,64,10 0x3fa"  # that is fe80::/10
     yield f"icmpv6 type {_ADVERT} {not_mine} {other} drop"
+    yield f"ip6 saddr :: {not_mine} {other} drop"
     yield f"ip6 saddr :: ip6 length 32 @th,192,16 0x0e01 {_out(want)}"
     yield "ip6 saddr :: ip6 length != 24 drop"
     yield f"ip6 length 24 {_out(want)}"
@@ -159,10 +165,12 @@ def _to_guest(want: Joined) -> Iterator[str]:
     yield f"ether saddr {GATEWAY_MAC} drop"
     if want.anti_spoofing:
         yield f"ether daddr != {want.mac} ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 drop"
-    if want.serves(4):
+    if want.serves(4) or want.has_none(4):
         yield "udp sport 67 udp dport 68 drop"
-    if want.serves(6):
+    if want.serves(6) or want.has_none(6):
         yield "udp sport 547 udp dport 546 drop"
+    if want.has_none(6):
+        yield f"icmpv6 type {_ROUTER_ADVERT} drop"  # it would make addresses that it may not use
     if gateway := want.gateway(4):
         yield f"arp saddr ip {gateway} drop"
     if gateway := want.gateway(6):
