@@ -19,6 +19,7 @@ import yaml
 from berth.api import crd
 from testbed.kube import ROOT, Cluster, wait
 from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
+from tests.unit.api.bad_migrations import BAD_MIGRATIONS, migration
 from tests.unit.api.bad_networks import BAD_NETWORKS, network
 
 GROUP = f"t{uuid.uuid4().hex[:6]}.test.berth.dev"
@@ -69,6 +70,45 @@ def test_a_bad_network_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) 
     assert bad.path in done.stderr
     for words in bad.server or bad.said:
         assert words in done.stderr
+
+
+@pytest.mark.parametrize("bad", BAD_MIGRATIONS, ids=lambda bad: bad.name)
+def test_a_bad_migration_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> None:
+    done = create(cluster, manifest(bad.spec, kind="Migration"))
+    assert done.returncode != 0, done.stdout
+    assert bad.path in done.stderr
+    for words in bad.server or bad.said:
+        assert words in done.stderr
+
+
+def test_a_migration_is_taken_with_its_defaults(cluster: Cluster) -> None:
+    done = create(cluster, manifest(migration(target={"nodeName": "b"}, bandwidth="1G"), kind="Migration"))
+    assert done.returncode == 0, done.stderr
+    spec = json.loads(done.stdout)["spec"]
+    assert (spec["deadline"], spec["maxDowntime"], spec["priority"]) == ("30m", "300ms", "User")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"vm": "db"}, "cannot be changed"),
+        ({"deadline": "1h"}, "cannot be changed"),
+        ({"target": {"nodeName": "b"}}, "cannot be added"),
+        ({"bandwidth": "1G"}, "cannot be added"),
+        ({"cancel": True}, ""),
+    ],
+)
+def test_only_the_cancelling_of_a_migration_can_be_changed(
+    cluster: Cluster, change: dict[str, Any], words: str
+) -> None:
+    name = f"fixed-{uuid.uuid4().hex[:8]}"
+    cluster.apply({**manifest(migration(), name, kind="Migration"), "apiVersion": f"{GROUP}/v1alpha1"})
+    patch = ("kubectl", "patch", f"migrations.{GROUP}", name, "--type=merge", "-p", json.dumps({"spec": change}))
+    done = cluster.run(*patch)
+    assert (done.returncode == 0) == (not words), done.stderr
+    assert words in done.stderr
+    undone = cluster.run(*patch[:-1], json.dumps({"spec": {"cancel": False}}))
+    assert (undone.returncode == 0) == bool(words), undone.stderr
 
 
 def test_a_network_is_taken(cluster: Cluster) -> None:

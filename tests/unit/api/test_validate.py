@@ -14,6 +14,7 @@ from berth.api import validate
 from berth.api.virtualmachine import Power, VirtualMachine
 from berth.plan import world
 from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
+from tests.unit.api.bad_migrations import BAD_MIGRATIONS, migration
 from tests.unit.api.bad_networks import BAD_NETWORKS, network
 
 
@@ -38,6 +39,27 @@ def test_a_bad_network_is_refused_with_path_limit_and_value(bad: Bad) -> None:
     text = "\n".join(map(str, found))
     for words in bad.said:
         assert words in text
+
+
+@pytest.mark.parametrize("bad", BAD_MIGRATIONS, ids=lambda bad: bad.name)
+def test_a_bad_migration_is_refused_with_path_limit_and_value(bad: Bad) -> None:
+    found = problems(manifest(bad.spec, kind="Migration"))
+    assert bad.path in [p.path for p in found]
+    text = "\n".join(map(str, found))
+    for words in bad.said:
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        migration(),
+        migration(target={"nodeName": "node-2"}, deadline="10s", maxDowntime="10s", bandwidth="1G"),
+        migration(target={"nodeSelector": {"zone": "b"}}, deadline="24h", priority="Drain", cancel=True),
+    ],
+)
+def test_a_good_migration_is_taken(spec: dict[str, Any]) -> None:
+    assert problems(manifest(spec, kind="Migration")) == []
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from berth.api.base import GROUP, VERSION, Change, Model
+from berth.api.migration import MigrationSpec, MigrationStatus
 from berth.api.network import NetworkSpec, NetworkStatus
 from berth.api.virtualmachine import VirtualMachineSpec, VirtualMachineStatus
 
@@ -98,7 +99,28 @@ NETWORK: Final = Kind(
         Column("Message", ".status.message", priority=1, description="What is wrong and what to do next."),
     ),
 )
-KINDS: Final = (VIRTUAL_MACHINE, NETWORK)
+MIGRATION: Final = Kind(
+    kind="Migration",
+    plural="migrations",
+    short_names=("vmm", "vmms"),
+    description="One move of a running machine to another node.",
+    spec=MigrationSpec,
+    status=MigrationStatus,
+    columns=(
+        Column("Status", ".status.phase", description="How far it is, in one word."),
+        Column("VM", ".spec.vm", description="The machine."),
+        Column("Source", ".status.source.node", description="The node it comes from."),
+        Column("Target", ".status.target.node", description="The node it goes to."),
+        Column("Progress", ".status.progress", description="How much is over there."),
+        Column("Age", ".metadata.creationTimestamp", "date", description="Since when it exists."),
+        Column("Pause", ".status.pauseMs", "integer", priority=1, description="Milliseconds the guest stood still."),
+        Column("Rate", ".status.bytesPerSecond", "integer", priority=1, description="Bytes in a second."),
+        Column("Reason", ".status.reason", priority=1, description="Why it is so, in one word."),
+        Column("Message", ".status.message", priority=1, description="Why it is so and what to do next."),
+    ),
+    selectable=(".spec.vm", ".status.phase"),
+)
+KINDS: Final = (VIRTUAL_MACHINE, NETWORK, MIGRATION)
 
 
 def definition(kind: Kind) -> Schema:

@@ -1,4 +1,4 @@
-"""Data or YAML text → VirtualMachines and Networks, or every problem at once: with file, line, path, limit and value.
+"""Data or YAML text → Berth's objects, or every problem at once: with file, line, path, limit and value.
 
 Called by the CLI with texts and by whoever holds a manifest as a dict. The rules are the models'; this module only
 finds the words. It reads no file and asks no cluster.
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from berth.api import crd, manifests
 from berth.api.base import API_VERSION, GROUP, RULE_ERROR
+from berth.api.migration import Migration
 from berth.api.network import Network
 from berth.api.virtualmachine import KIND, VirtualMachine
 
@@ -47,18 +48,28 @@ class Found:
 
     machines: tuple[VirtualMachine, ...]
     networks: tuple[Network, ...]
+    migrations: tuple[Migration, ...]
     others: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
-def check(data: Mapping[str, Any]) -> VirtualMachine | Network | list[Problem]:
-    """One manifest as an object of its kind, or everything that is wrong with it. What is no Network is to be a
+Object = VirtualMachine | Network | Migration
+
+
+def check(data: Mapping[str, Any]) -> Object | list[Problem]:
+    """One manifest as an object of its kind, or everything that is wrong with it. What is nothing else is to be a
     VirtualMachine."""
-    model, kind = (Network, crd.NETWORK) if data.get("kind") == crd.NETWORK.kind else (VirtualMachine, MACHINE)
+    model, kind = _MODELS.get(str(data.get("kind")), (VirtualMachine, MACHINE))
     try:
         return model.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         return told(error, kind=kind)
+
+
+_MODELS: Final[dict[str, tuple[type[Object], crd.Kind]]] = {
+    crd.NETWORK.kind: (Network, crd.NETWORK),
+    crd.MIGRATION.kind: (Migration, crd.MIGRATION),
+}
 
 
 def told(error: ValidationError, *under: Part, kind: crd.Kind = MACHINE) -> list[Problem]:
@@ -69,7 +80,7 @@ def told(error: ValidationError, *under: Part, kind: crd.Kind = MACHINE) -> list
 
 def read(text: str, file: str = "") -> Found:
     """All documents of a text."""
-    good: list[VirtualMachine | Network] = []
+    good: list[Object] = []
     others: list[str] = []
     problems: list[Problem] = []
     documents, broken = manifests.parse(text)
@@ -79,13 +90,14 @@ def read(text: str, file: str = "") -> Found:
         _sort(document, file, good, others, problems)
     machines = tuple(found for found in good if isinstance(found, VirtualMachine))
     networks = tuple(found for found in good if isinstance(found, Network))
-    return Found(machines, networks, tuple(others), tuple(sorted(problems, key=lambda p: p.line)))
+    migrations = tuple(found for found in good if isinstance(found, Migration))
+    return Found(machines, networks, migrations, tuple(others), tuple(sorted(problems, key=lambda p: p.line)))
 
 
 def _sort(
     document: manifests.Document,
     file: str,
-    good: list[VirtualMachine | Network],
+    good: list[Object],
     others: list[str],
     problems: list[Problem],
 ) -> None:

@@ -273,6 +273,7 @@ class ConditionType(enum.StrEnum):
     NETWORK_READY = "NetworkReady"
     GUEST_RUNNING = "GuestRunning"
     READY = "Ready"
+    MIGRATABLE = "Migratable"  # no prerequisite of its running: whether it could move to another node
 
 
 class LastExit(Model):
@@ -320,7 +321,8 @@ class VirtualMachineStatus(Model):
     node: str | None = Field(None, description="The node it runs on.")
     ip: str | None = Field(None, description="Its pod IP: every port of it is the guest's.")
     berth: str | None = Field(None, description="The pod that holds its place.")
-    epoch: int = Field(0, description="How often it was started: every order to a node carries this number.")
+    epoch: int = Field(0, description="How often it was started or moved: every order to a node carries this number.")
+    migration: str | None = Field(None, description="The Migration that moves it.")
     ending: int | None = Field(
         None, description="The start that is being ended on request: spec.restart has no say in its end."
     )

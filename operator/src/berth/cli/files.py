@@ -32,22 +32,28 @@ Emulate = Annotated[Emulation, typer.Option("--emulation", help="As in the chart
 
 
 def read_machines(files: list[str]) -> tuple[list[VirtualMachine], list[Network]]:
-    """All machines, and all Networks, of all files; every problem is told before the command ends."""
-    machines: list[VirtualMachine] = []
-    networks: list[Network] = []
+    """All machines, and all Networks, of all files."""
+    found = read_objects(files)
+    return [each for each in found if isinstance(each, VirtualMachine)], [
+        each for each in found if isinstance(each, Network)
+    ]
+
+
+def read_objects(files: list[str]) -> list[validate.Object]:
+    """Berth's objects of all files; every problem is told before the command ends."""
+    good: list[validate.Object] = []
     problems: list[validate.Problem] = []
     for name in files:
         found = validate.read(_text(name), "<stdin>" if name == "-" else name)
-        machines += found.machines
-        networks += found.networks
+        good += [*found.networks, *found.machines, *found.migrations]
         problems += found.problems
     for problem in problems:
         screen.err.print(Text(str(problem)))
     if problems:
         screen.fail(f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} found")
-    if not machines and not networks:
-        screen.fail(f"no VirtualMachine or Network in {', '.join(files)}")
-    return machines, networks
+    if not good:
+        screen.fail(f"no VirtualMachine, Network or Migration in {', '.join(files)}")
+    return good
 
 
 def _text(name: str) -> str:
@@ -59,10 +65,8 @@ def _text(name: str) -> str:
 
 def validate_command(files: Files) -> None:
     """Check manifests: every problem with file, line, path, limit and the value given."""
-    machines, networks = read_machines(files)
-    good = [*((n.kind, n.metadata.name) for n in networks), *((m.kind, m.metadata.name) for m in machines)]
-    for kind, name in good:
-        screen.out.print(Text("ok ", style="green"), Text(f"{kind} {name}"), sep="")
+    for each in read_objects(files):
+        screen.out.print(Text("ok ", style="green"), Text(f"{each.kind} {each.metadata.name}"), sep="")
 
 
 def render_command(
