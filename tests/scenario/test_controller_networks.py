@@ -146,10 +146,25 @@ def test_machines_wait_for_their_network_and_start_when_it_comes() -> None:
     assert order.machine.nics[0].addresses == ("10.9.0.1/28",)
 
 
+def test_a_machine_that_came_before_its_networks_number_is_told_of_it(scene: Scene) -> None:
+    key = scene.machine("vm1")
+    asyncio.run(scene.machines.reconcile(key))
+    conditions = {c["type"]: c for c in scene.cluster.machines[key]["status"]["conditions"]}
+    assert conditions["NetworkReady"]["reason"] == "NetworkPending"
+    while asyncio.run(scene.networks.work(OFFICE, 0.0)) is not None:
+        assert not scene.freed
+    assert scene.freed == [OFFICE]  # the watch's own news of it comes too late to be any
+    scene.freed.clear()
+    scene.settle()
+    assert scene.leases() == {"vm1": ["10.9.0.1"]}
+    assert scene.freed == []
+
+
 def test_an_interface_that_is_added_is_ordered_without_waiting_for_another_bell(scene: Scene) -> None:
     key = scene.machine("vm1", nics=[{"name": "default", "pod": {}}])
     scene.settle()
     (order,) = scene.agents.orders.values()
+    scene.rung.clear()
     scene.machine("vm1", nics=[{"name": "default", "pod": {}}, {"name": "lan", "network": {"name": "office"}}])
     assert asyncio.run(scene.machines.reconcile(key)) == 0.0  # the lease is written: at once again
     asyncio.run(scene.machines.reconcile(key))

@@ -85,8 +85,8 @@ class Networks:
 
 
 Leased = Callable[[SegmentKey, bool], None]
-"""Told of a Network whose leases were written, and whether some were given back: its nodes have to hear of members, and
-others may wait for addresses. No watch tells of it: the write's own answer is in the cache before."""
+"""Told of a Network whose status was written, and whether machines may have waited for that: leases were given back, or
+it got its number. Its nodes have to hear of members. No watch tells of it: the write's answer is in the cache before."""
 
 
 class LeaseWriter:
@@ -193,7 +193,7 @@ class NetworkReconciler:
                 case WriteStatus(status=status):
                     patch = merge_patch(self._known.stored(here.key), segment_plan.as_json(status))
                     self._known.see(await self._cluster.write_network_status(here, patch))
-                    if len(status.leases) < len(here.leases):
+                    if len(status.leases) < len(here.leases) or status.vni != here.vni:
                         self._leased(here.key, True)
                 case SendMembers(node=node, members=members):
                     await self._send(here, node, members)
