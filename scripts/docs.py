@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from berth.api import crd
-from berth.plan import phases
+from berth.plan import handover, phases
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 PART: Final = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -34,10 +34,15 @@ def lifecycle() -> str:
     return f"```mermaid\n{phases.diagram()}```"
 
 
+def hand_over() -> str:
+    return f"```mermaid\n{handover.diagram()}```"
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "spec": lambda: fields("spec"),
     "status": lambda: fields("status"),
     "lifecycle": lifecycle,
+    "handover": hand_over,
     "network_spec": lambda: fields("spec", crd.NETWORK),
     "network_status": lambda: fields("status", crd.NETWORK),
 }
