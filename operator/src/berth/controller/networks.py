@@ -85,8 +85,8 @@ class Networks:
 
 
 Leased = Callable[[SegmentKey, bool], None]
-"""Told of a Network whose status was written, and whether machines may have waited for that: leases were given back, or
-it got its number. Its nodes have to hear of members. No watch tells of it: the write's answer is in the cache before."""
+"""Told of a Network whose status was written, and whether machines may have waited for that: leases were given back,
+or it got its number. Nodes have to hear of members. No watch tells of it: the write's answer is in the cache before."""
 
 
 class LeaseWriter:
