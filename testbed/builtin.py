@@ -55,6 +55,10 @@ class Builtin:
             names = [f"{name}@{one.name}" for one in chosen]
         reconcile.restart(self.settings, self.topology, progress, names)
 
+    def lose(self, progress: Progress, node: str) -> None:
+        _need_root()
+        reconcile.lose(self.settings, self.topology.node(node), progress)
+
     def status(self) -> list[Part]:
         running = processes.find(self.settings)
         extra = [f"flannel@{node.name}" for node in self.topology.nodes if flannel.chosen(self.settings)]

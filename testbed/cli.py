@@ -101,6 +101,14 @@ def restart(component: str, node: str | None) -> None:
 
 
 @cli.command()
+@click.argument("node")
+def lose(node: str) -> None:
+    """Cut NODE's power: all that runs on it ends at once. `up` makes it anew, with its disk."""
+    with Progress() as progress:
+        backend.choose().lose(progress, node)
+
+
+@cli.command()
 def status() -> None:
     """Show every part of the cluster; exit code 1 when one is not well."""
     parts = backend.choose().status()

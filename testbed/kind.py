@@ -78,6 +78,10 @@ class Kind:
             for one in [self.topology.node(node).name] if node else [n.name for n in self.topology.nodes]:
                 shell.run(["docker", "exec", one, *self._restart_on_node(name)])
 
+    def lose(self, progress: Progress, node: str) -> None:
+        with progress.task(f"lose {node}"):
+            shell.run(["docker", "kill", self.topology.node(node).name])
+
     def status(self) -> list[Part]:
         parts = [self._container(name) for name in self._containers()]
         if all(part.healthy for part in parts):

@@ -110,10 +110,15 @@ def _make_host(machine: Machine) -> None:
 
 def _make_node(machine: Machine, node: Node) -> None:
     """What is left of an earlier life of this node (containers, mounts) goes first."""
-    pods, daemons = f"{layout.cgroup(machine.settings)}/{node.name}", daemon_cgroup(machine.settings, node.name)
-    processes.kill_all(cgroups.processes(pods) | cgroups.processes(daemons))
+    end(machine.settings, node)
     network.make_node(machine.settings, machine.topology, node)
     nodes.make(machine.settings, machine.topology, node)
+
+
+def end(settings: Settings, node: Node) -> None:
+    """Kill all that runs on a node: first those that start others, then what they started."""
+    for cgroup in (daemon_cgroup(settings, node.name), f"{layout.cgroup(settings)}/{node.name}"):
+        processes.kill_all(cgroups.processes(cgroup))
 
 
 def _start(settings: Settings, unit: Unit) -> None:

@@ -19,6 +19,7 @@ from testbed.cluster import (
     host,
     layout,
     network,
+    nodes,
     pki,
     plan,
     processes,
@@ -54,6 +55,14 @@ def restart(settings: Settings, topology: Topology, progress: Progress, names: S
         for name in names:
             processes.kill(settings, name)
     up(settings, topology, progress)
+
+
+def lose(settings: Settings, node: Node, progress: Progress) -> None:
+    """End all that runs on a node at once, without a word to anybody, and take it off the network."""
+    with locked(settings), progress.task(f"lose {node.name}"):
+        apply.end(settings, node)
+        nodes.remove(settings, node.name)
+        network.remove_node(settings, node.name, node.ordinal)
 
 
 def machine(settings: Settings, topology: Topology, binaries: Mapping[str, Path], progress: Progress) -> apply.Machine:

@@ -96,6 +96,13 @@ def test_kind_restarts_a_static_part_by_stopping_its_container(
     ]
 
 
+def test_a_lost_node_of_kinds_is_a_killed_container(cluster: kind.Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands({})
+    monkeypatch.setattr(shell, "run", commands)
+    cluster.lose(Progress(), "worker2")
+    assert commands.asked == ["docker kill berth-worker2"]
+
+
 def test_kinds_status_names_a_container_that_stopped(cluster: kind.Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell, "run", Commands({"docker inspect": "exited\n"}))
     parts = cluster.status()
