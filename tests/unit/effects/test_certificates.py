@@ -72,11 +72,21 @@ def test_another_node_is_refused(authority: certificates.Authority) -> None:
         shake(server, tls.client_context(controller(authority), ca), "node-b")
 
 
-def test_a_node_certificate_is_no_client_certificate(authority: certificates.Authority) -> None:
+def test_nodes_call_each_other_in_their_own_names_only(authority: certificates.Authority) -> None:
     ca = authority.certificate.decode()
     server = tls.server_context(node_identity(authority), ca)
-    with pytest.raises(ssl.SSLError, match=r"CERTIFICATE_VERIFY_FAILED|unsuitable|unsupported"):
-        shake(server, tls.client_context(node_identity(authority), ca), NODE)
+    there, _ = shake(server, tls.client_context(node_identity(authority), ca), NODE)
+    assert tls.node_of(there.getpeercert()) == NODE
+    assert tls.common_name(there.getpeercert()) != tls.CONTROLLER_NAME
+    there, _ = shake(server, tls.client_context(controller(authority), ca), NODE)
+    assert tls.node_of(there.getpeercert()) == ""
+    assert tls.node_of(None) == ""
+
+
+def test_the_controllers_certificate_serves_nobody(authority: certificates.Authority) -> None:
+    ca = authority.certificate.decode()
+    with pytest.raises(ssl.SSLError, match=r"CERTIFICATE_VERIFY_FAILED|unsuitable|unsupported|Hostname"):
+        shake(tls.server_context(controller(authority), ca), tls.client_context(node_identity(authority), ca), NODE)
 
 
 def test_another_authority_is_refused_on_both_sides(authority: certificates.Authority) -> None:

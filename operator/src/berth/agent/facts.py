@@ -67,8 +67,8 @@ class FactFinder:
                 await self.probe()
 
 
-def first(node: str) -> NodeFacts:
-    return NodeFacts(node=node, agent_version=__version__, hypervisor_message="not connected yet")
+def first(node: str, peer_port: int = 0) -> NodeFacts:
+    return NodeFacts(node=node, agent_version=__version__, hypervisor_message="not connected yet", peer_port=peer_port)
 
 
 def _host(proc: Path) -> dict[str, object]:

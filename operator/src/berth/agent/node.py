@@ -38,7 +38,7 @@ class Node:
         self._world = world
         self.metrics = Metrics()
         self.bell = Doorbell()
-        self.hub = Hub(facts.first(settings.node_name), self._heard)
+        self.hub = Hub(facts.first(settings.node_name, settings.peer_port), self._heard)
         uids = range(settings.uid_base, settings.uid_base + settings.uid_count)
         self.machines = Machines(settings.node_name, uids, self.bell.ring, loop.time, self._first_report)
         self.segments = Segments(world)

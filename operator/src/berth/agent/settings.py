@@ -30,6 +30,7 @@ class Settings(BaseModel):
     node_name: str = Field(min_length=1, max_length=253)
     host_ip: Annotated[str, AfterValidator(_address)]  # the API listens on this address only
     agent_port: Port = 8553
+    peer_port: Port = 8555  # other nodes' agents call here, for machines that move
     health_port: Port = 8554  # on 127.0.0.1, plain HTTP
     enroll_url: str = Field("https://berth-controller.berth-system.svc/v1/enroll", pattern=r"^https://")
     enroll_server_name: str = ""  # the name in the controller's certificate, where the URL holds an address

@@ -232,6 +232,13 @@ class NicReport(Lenient):
     addresses: tuple[str, ...] = ()
 
 
+class DoorReport(Lenient):
+    """Another berth of the same machine on this node that is still a door: one that the guest left and came back to."""
+
+    pod_uid: str
+    connections: int
+
+
 class Report(Lenient):
     """How one machine is on this node."""
 
@@ -248,6 +255,7 @@ class Report(Lenient):
     guest_nics: tuple[NicReport, ...] = ()
     migration: MigrationReport | None = None
     connections: int | None = None  # MOVED: how many still go through the door
+    doors: tuple[DoorReport, ...] = ()  # of Order.doors, those on this node
     conditions: tuple[ReportCondition, ...] = ()
 
 
@@ -266,6 +274,7 @@ class NodeFacts(Lenient):
     cpus: int = 0
     memory_bytes: int = 0
     cgroup_version: Literal[1, 2] = 2
+    peer_port: int = 0  # where other nodes' agents are served; 0: an older agent, to and from which nothing moves
 
 
 class Hello(Lenient):

@@ -59,13 +59,16 @@ def new_request(common_name: str) -> tuple[bytes, bytes]:
 def sign_node(
     authority: Authority, request: bytes, *, node: str, addresses: Sequence[str], now: datetime.datetime
 ) -> bytes:
-    """The server certificate of one node's agent. Of the request only the public key counts, never the names in it."""
+    """The certificate of one node's agent, which serves the controller and other agents, and calls those.
+
+    Of the request only the public key counts, never the names in it.
+    """
     return _issue(
         authority,
         _requested_key(request),
         node_name(node),
         names=(node, *addresses),
-        usage=ExtendedKeyUsageOID.SERVER_AUTH,
+        usage=(ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
         now=now,
         lifetime=IDENTITY_LIFETIME,
     )
@@ -82,7 +85,9 @@ def new_identity(
     """A key and certificate of the controller's own: a server's if ``names`` (DNS or IP) are given, else a client's."""
     key = ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.SERVER_AUTH if names else ExtendedKeyUsageOID.CLIENT_AUTH
-    certificate = _issue(authority, key.public_key(), common_name, names=names, usage=usage, now=now, lifetime=lifetime)
+    certificate = _issue(
+        authority, key.public_key(), common_name, names=names, usage=(usage,), now=now, lifetime=lifetime
+    )
     return Identity(certificate, _key_pem(key))
 
 
@@ -109,7 +114,7 @@ def _issue(
     subject: str,
     *,
     names: Sequence[str],
-    usage: x509.ObjectIdentifier,
+    usage: Sequence[x509.ObjectIdentifier],
     now: datetime.datetime,
     lifetime: datetime.timedelta,
 ) -> bytes:
@@ -121,7 +126,7 @@ def _issue(
         _builder(_name(subject), issuer.subject, key, now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
     if names:

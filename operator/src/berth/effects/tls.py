@@ -98,6 +98,12 @@ def common_name(peer: Any) -> str:
     return str(found[0]) if len(found) == 1 else ""
 
 
+def node_of(peer: Any) -> str:
+    """The node whose agent's certificate this is, in what ``getpeercert()`` gives; empty when it is nobody's."""
+    names = [value for kind, value in (peer or {}).get("subjectAltName", ()) if kind == "DNS"]
+    return str(names[0]) if len(names) == 1 and common_name(peer) == node_name(names[0]) else ""
+
+
 def _context(protocol: int, authorities: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
