@@ -70,3 +70,33 @@ class StartRecord:
     name: str = ""
     at: str = ""  # RFC 3339
     network: int = 0  # Berths.network when the guest was wired to it; 0: an older agent did not write it
+
+
+@dataclass(frozen=True, slots=True)
+class QemuProcess:
+    """One process for ever: ``started`` is field 22 of its /proc/PID/stat."""
+
+    pid: int
+    started: int
+
+
+class HandoverState(enum.Enum):
+    """What one side has written down of a migration; see plan/handover.py."""
+
+    SENDING = "Sending"  # source
+    LETTING_GO = "LettingGo"  # source: QEMU is frozen, and never runs again
+    HANDED_OVER = "HandedOver"  # source: QEMU is dead
+    FAILED = "Failed"  # either
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverRecord:
+    """Kept in the machine's folder: what was once answered is answered again by whichever agent is asked."""
+
+    migration: str
+    epoch: int  # of the target's order
+    peer: str  # the other side's node
+    state: HandoverState
+    qemu: QemuProcess | None = None  # source
+    reason: str = ""
+    message: str = ""

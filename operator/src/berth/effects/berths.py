@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from berth.domain.observed import HandoverRecord, HandoverState, QemuProcess
 from berth.effects import cgroups, functions, paths
 from berth.effects.folders import MachineFolders
 from berth.effects.ports import Berth, Berths, StartRecord
@@ -127,6 +128,18 @@ class NodeBerths:
     def start_record(self, vm_uid: str) -> StartRecord | None:
         text = self.machines.read(vm_uid, "start")
         return StartRecord(**json.loads(text)) if text is not None else None
+
+    def record_handover(self, vm_uid: str, record: HandoverRecord) -> None:
+        text = json.dumps({**asdict(record), "state": record.state.value})
+        self.machines.write(vm_uid, "handover", text + "\n")
+
+    def handover_record(self, vm_uid: str) -> HandoverRecord | None:
+        text = self.machines.read(vm_uid, "handover")
+        if text is None:
+            return None
+        said = json.loads(text)
+        qemu = QemuProcess(**said.pop("qemu")) if said["qemu"] is not None else said.pop("qemu")
+        return HandoverRecord(**{**said, "state": HandoverState(said["state"])}, qemu=qemu)
 
     def forget(self, vm_uid: str) -> None:
         self.machines.remove(vm_uid)

@@ -17,9 +17,11 @@ from berth.api.virtualmachine import GuestInfo
 from berth.domain import metadata
 from berth.domain.host import EMULATOR, MACHINE
 from berth.domain.observed import ObservedDomain
-from berth.effects import libvirt_events, libvirt_guest, libvirt_nics, libvirt_words
+from berth.effects import libvirt_events, libvirt_guest, libvirt_migrate, libvirt_nics, libvirt_words
 from berth.effects.libvirt_link import Link
 from berth.effects.ports import DomainEvent, DomainEventKind, HypervisorVersions
+from berth.effects.ports_moving import TransferStats, Way
+from berth.errors import HostFault
 
 AGENT_SECONDS: Final = 2
 """How long qemu-guest-agent has for an answer: a guest can keep it back for ever."""
@@ -32,6 +34,7 @@ class Libvirt:
     button_flags = libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
 
     def __init__(self, uri: str = "qemu:///system") -> None:
+        self._uri = uri
         self._lock = threading.Lock()
         self._xml: dict[tuple[str, int], str] = {}
         self._turn = 0  # what was asked for before a change is not kept after it
@@ -119,6 +122,28 @@ class Libvirt:
     def guest_nics(self, uid: str) -> tuple[NicReport, ...]:
         said = self._ask_guest(uid, libvirt.VIR_DOMAIN_GUEST_INFO_INTERFACES)
         return libvirt_guest.nics(said) if said is not None else ()
+
+    def migrate(self, uid: str, way: Way) -> None:
+        """On a connection of its own: libvirtd serves few calls of one connection at a time, and this one is long."""
+        try:
+            libvirt_migrate.send(self._uri, uid, way)
+        except libvirt.libvirtError as error:  # a connection that failed may be that to the other node's libvirt
+            text = (error.get_error_message() or str(error)).strip()
+            raise HostFault(f"libvirt did not send the guest away: {text}", reason="MigrationFailed") from error
+
+    def transfer(self, uid: str) -> TransferStats | None:
+        with self._asking(f"ask how far domain {uid} is") as connection:
+            try:
+                return libvirt_migrate.stats(connection.lookupByUUIDString(uid))
+            except libvirt.libvirtError as error:
+                if libvirt_words.is_gone(error) or error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+                    return None
+                raise
+
+    def abort_migration(self, uid: str) -> None:
+        with self._asking(f"stop sending domain {uid}") as connection, _gone_is_fine():
+            if self.transfer(uid) is not None:
+                connection.lookupByUUIDString(uid).abortJob()
 
     def listen(self, on_event: Callable[[DomainEvent], None], on_connection: Callable[[bool, str], None]) -> None:
         with self._lock:

@@ -1,0 +1,113 @@
+"""What two libvirts say to each other about a migration, message by message: what may be said, and what is held back.
+
+libvirt's protocol on its sockets is messages with a length and a header in front. ``Gate`` is at the source: it keeps
+the answer that says that all has arrived from its own libvirt, which then can neither end the guest nor let it run on.
+``Guard`` is at the target: another node may use its libvirt for a migration and for nothing else. Used as passages of a
+relay by the agent.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+_HEADER: Final = struct.Struct(">IIIIiII")  # length, program, version, procedure, type, serial, status
+REMOTE: Final = 0x20008086
+KEEPALIVE: Final = 0x6B656570
+_LIMIT: Final = 34 << 20  # a little more than libvirt's own
+_CALL, _REPLY, _OK = 0, 1, 0
+PREPARE: Final = 303  # domainMigratePrepare3Params
+FINISH: Final = 306  # domainMigrateFinish3Params
+_ALLOWED: Final = frozenset({1, 2, 60, 66, 360, 361, PREPARE, FINISH})
+"""Open and close the connection, ask for features and authentication, hear of its end; and the two above."""
+
+
+class NotAllowed(ConnectionError):
+    """The other side said what it must not: the connection ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    program: int
+    procedure: int
+    kind: int
+    status: int
+    raw: bytes
+
+
+class Frames:
+    """Bytes as they come → whole messages."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: memoryview) -> Iterator[Frame]:
+        self._rest += bytes(data)
+        while len(self._rest) >= _HEADER.size:
+            length, program, _, procedure, kind, _, status = _HEADER.unpack_from(self._rest)
+            if not _HEADER.size <= length <= _LIMIT:
+                raise NotAllowed(f"a message of {length} bytes")
+            if len(self._rest) < length:
+                return
+            raw, self._rest = self._rest[:length], self._rest[length:]
+            yield Frame(program, procedure, kind, status, raw)
+
+
+class Gate:
+    """At the source, on the connection of its own libvirt; ``on_held`` is called from the relay's thread."""
+
+    def __init__(self, on_held: Callable[[], None]) -> None:
+        self._calls, self._answers = Frames(), Frames()
+        self._on_held = on_held
+        self._cancelled = False
+        self._held = threading.Event()
+
+    def forth(self, data: memoryview) -> memoryview:
+        for frame in self._calls.feed(data):
+            if (frame.program, frame.procedure, frame.kind) == (REMOTE, FINISH, _CALL):
+                self._cancelled = frame.raw[-4:] != b"\0\0\0\0"  # its last argument: it failed already
+        return data
+
+    def back(self, data: memoryview) -> memoryview:
+        passed = b""
+        for frame in self._answers.feed(data):
+            if self._held.is_set():
+                break
+            about = (frame.program, frame.procedure, frame.kind, frame.status)
+            if about == (REMOTE, FINISH, _REPLY, _OK) and not self._cancelled:
+                self._held.set()
+                self._on_held()
+                break
+            passed += frame.raw
+        return memoryview(passed)
+
+    def holds(self, plain: socket.socket) -> bool:
+        """Whether libvirt still waits for the answer, at this very moment: it has not ended its connection either."""
+        if not self._held.is_set():
+            return False
+        try:
+            return plain.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+
+class Guard:
+    """At the target: what the other node's libvirt may ask this one."""
+
+    def __init__(self) -> None:
+        self._calls = Frames()
+
+    def back(self, data: memoryview) -> memoryview:
+        passed = b""
+        for frame in self._calls.feed(data):
+            wanted = frame.program == REMOTE and frame.kind == _CALL and frame.procedure in _ALLOWED
+            if not wanted and frame.program != KEEPALIVE:
+                raise NotAllowed(f"procedure {frame.procedure} of program {frame.program:#x} is not for migrations")
+            passed += frame.raw
+        return memoryview(passed)

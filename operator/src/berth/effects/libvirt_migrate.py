@@ -1,0 +1,52 @@
+"""Sending a guest away with libvirt: its flags and parameters, how far it is. Used by hypervisor.py."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import libvirt
+
+from berth.effects.ports_moving import TransferStats, Way
+
+_FLAGS: Final = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PAUSED  # the copy stays stopped until the two agents have agreed
+    | libvirt.VIR_MIGRATE_AUTO_CONVERGE
+)
+_MIB: Final = 1 << 20
+
+
+def send(uri: str, uid: str, way: Way) -> None:
+    """Blocks until libvirt has an answer, or none will come."""
+    connection = libvirt.open(uri)
+    try:
+        _send(connection.lookupByUUIDString(uid), way)
+    finally:
+        connection.close()
+
+
+def _send(domain: Any, way: Way) -> None:
+    parameters: dict[str, object] = {
+        libvirt.VIR_MIGRATE_PARAM_URI: f"unix://{way.memory_socket}",
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: way.xml,
+    }
+    if way.bytes_per_second is not None:
+        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(way.bytes_per_second // _MIB, 1)
+    domain.migrateSetMaxDowntime(way.downtime_ms)
+    domain.migrateToURI3(f"qemu+unix:///system?socket={way.libvirt_socket}", parameters, _FLAGS)
+
+
+def stats(domain: Any) -> TransferStats | None:
+    """None while nothing is sent."""
+    said: dict[str, int] = domain.jobStats()
+    if said.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE or "memory_total" not in said:
+        return None
+    return TransferStats(
+        total=said.get("data_total", 0),
+        remaining=said.get("data_remaining", 0),
+        sent=said.get("data_processed", 0),
+        bytes_per_second=said.get("memory_bps", 0),
+        dirty_bytes_per_second=said.get("memory_dirty_rate", 0) * said.get("memory_page_size", 4096),
+        rounds=said.get("memory_iteration", 0),
+    )

@@ -1,0 +1,45 @@
+"""What moving a guest asks of the world, beside ports.py: values, and the Protocol for QEMU's process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from berth.domain.observed import QemuProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a guest gets to the other node: two unix sockets here, behind which the other node's agent is."""
+
+    libvirt_socket: str
+    memory_socket: str
+    xml: str  # of the copy
+    bytes_per_second: int | None = None
+    downtime_ms: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStats:
+    """How far it is, in bytes."""
+
+    total: int = 0
+    remaining: int = 0
+    sent: int = 0
+    bytes_per_second: int = 0
+    dirty_bytes_per_second: int = 0
+    rounds: int = 0
+
+
+class Qemus(Protocol):
+    """QEMU's processes, without libvirt."""
+
+    def find(self, vm_uid: str, domain_name: str) -> QemuProcess | None: ...
+
+    def alive(self, process: QemuProcess) -> bool: ...
+
+    def freeze(self, process: QemuProcess) -> None: ...
+
+    def thaw(self, process: QemuProcess) -> None: ...
+
+    def kill(self, process: QemuProcess) -> None: ...

@@ -1,0 +1,97 @@
+"""The process of one guest's QEMU: found, frozen, thawed and killed without libvirt. Called for hand-overs.
+
+A process is named by its pid and its start time, and each signal goes through a pidfd that was verified after it was
+opened: never to another process that got the same pid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from berth.domain.observed import QemuProcess
+from berth.effects.berths import facts_of
+from berth.errors import HostFault
+
+FREEZE_SECONDS: Final = 2.0
+KILL_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeQemus:
+    """``folder`` is where libvirt writes its pid files."""
+
+    folder: Path = Path("/run/libvirt/qemu")
+
+    def find(self, vm_uid: str, domain_name: str) -> QemuProcess | None:
+        """The guest's QEMU, or None when there is none."""
+        try:
+            pid = int((self.folder / f"{domain_name}.pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return None
+        facts = facts_of(pid)
+        if facts is None or facts.state in "ZX" or vm_uid.encode() not in command:
+            return None
+        return QemuProcess(pid, facts.start_time)
+
+    def alive(self, process: QemuProcess) -> bool:
+        facts = facts_of(process.pid)
+        return facts is not None and facts.start_time == process.started and facts.state not in "ZX"
+
+    def freeze(self, process: QemuProcess) -> None:
+        """No thread of it runs when this returns; one that is gone needs none of it."""
+        with self._signal(process, signal.SIGSTOP) as sent:
+            deadline = time.monotonic() + FREEZE_SECONDS
+            while sent and not _all_stopped(process.pid) and self.alive(process):
+                if time.monotonic() > deadline:
+                    self.thaw(process)
+                    raise HostFault(f"QEMU (pid {process.pid}) does not stand still", reason="QemuStuck")
+                time.sleep(0.001)
+
+    def thaw(self, process: QemuProcess) -> None:
+        with self._signal(process, signal.SIGCONT):
+            pass
+
+    def kill(self, process: QemuProcess) -> None:
+        """It is dead when this returns."""
+        with self._signal(process, signal.SIGKILL) as fd:
+            if not fd:
+                return
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            if not poller.poll(KILL_SECONDS * 1000):
+                text = f"QEMU (pid {process.pid}) does not die: something in the kernel holds it"
+                raise HostFault(text, reason="QemuStuck")
+
+    @contextlib.contextmanager
+    def _signal(self, process: QemuProcess, number: signal.Signals) -> Iterator[int]:
+        """Its pidfd, after the signal was sent; 0 when it is gone."""
+        try:
+            fd = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            yield 0
+            return
+        try:
+            alive = self.alive(process)
+            if alive:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, number)
+            yield fd if alive else 0
+        finally:
+            os.close(fd)
+
+
+def _all_stopped(pid: int) -> bool:
+    try:
+        stats = [Path(f"/proc/{pid}/task/{task}/stat").read_text() for task in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # a thread, or all of it, ended just now
+    return all(stat.rpartition(") ")[2][:1] in "TtZX" for stat in stats)
