@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.effects.journal import QemuLogs, last_line
+from berth.effects.journal import KEPT, QemuLogs, last_line
 
 UID = "12345678-0000-4000-8000-000000000001"
 STARTED = """2026-11-23 10:00:00.000+0000: starting up libvirt version: 11.3.0, qemu version: 10.0.2
@@ -57,3 +57,17 @@ def test_a_long_log_is_read_from_its_end_and_no_log_is_no_words(tmp_path: Path) 
     assert QemuLogs(tmp_path / "nowhere").last_words(UID) == ""
     (tmp_path / "team_web_12345678.log").write_bytes(b"\xff" * 100_000 + b"\nthe end\n")
     assert QemuLogs(tmp_path).last_words(UID) == "the end"
+
+
+def test_of_domains_that_are_no_more_only_the_newest_logs_stay(tmp_path: Path) -> None:
+    logs, domains = tmp_path / "logs", tmp_path / "domains"
+    logs.mkdir()
+    domains.mkdir()
+    for number in range(3 * KEPT):
+        log = logs / f"team_vm{number}_{number:08d}.log"
+        log.write_text(STARTED)
+        os.utime(log, (1e9 + number, 1e9 + number))
+    (domains / "team_vm0_00000000.xml").touch()  # the oldest of all still runs
+    QemuLogs(logs, domains).last_words(UID)
+    newest = {f"team_vm{number}_{number:08d}" for number in range(2 * KEPT, 3 * KEPT)}
+    assert {log.stem for log in logs.iterdir()} == {"team_vm0_00000000", *newest}

@@ -2,10 +2,13 @@
 
 Called by the agent when a guest has ended. The log is QEMU's stderr: a guest can influence what is in it, so it is read
 as bytes, cut, and only ever shown.
+
+libvirt never removes such a log: it is done here, when a guest has ended. The newest few stay, for people to read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -14,6 +17,8 @@ from typing import Final
 
 TAIL_BYTES: Final = 8192
 LINE_CHARS: Final = 300
+KEPT: Final = 20
+"""So many logs of domains that are no more."""
 _NOISE: Final = re.compile(
     r"starting up libvirt version|: warning: |^(LC_ALL|PATH|HOME|XDG_\w+|QEMU_\w+)=|^/usr/|^-|^char device"
 )
@@ -23,14 +28,31 @@ _STAMP: Final = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z ")
 
 @dataclass(frozen=True, slots=True)
 class QemuLogs:
-    """Journal over libvirt's folder of logs."""
+    """Journal over libvirt's folder of logs, and the one where it keeps each domain that is."""
 
     folder: Path = Path("/var/log/libvirt/qemu")
+    domains: Path = Path("/run/libvirt/qemu")
 
     def last_words(self, vm_uid: str) -> str:
         """The last line of the last run; logs are named by the domain, whose name ends with the uid's first part."""
-        logs = sorted(self.folder.glob(f"*_{vm_uid[:8]}.log"), key=lambda path: path.stat().st_mtime)
-        return last_line(_tail(logs[-1])) if logs else ""
+        logs = self._by_age(f"*_{vm_uid[:8]}.log")
+        found = last_line(_tail(logs[-1])) if logs else ""
+        self._prune()
+        return found
+
+    def _prune(self) -> None:
+        """A domain that is being started has the newest log of all."""
+        ended = [log for log in self._by_age("*.log") if not (self.domains / f"{log.stem}.xml").exists()]
+        for log in ended[:-KEPT]:
+            log.unlink(missing_ok=True)
+
+    def _by_age(self, pattern: str) -> list[Path]:
+        """Oldest first. Another guest's end may be looked into at the same time."""
+        found = {}
+        for path in self.folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = path.stat().st_mtime
+        return sorted(found, key=lambda path: found[path])
 
 
 def last_line(tail: str) -> str:
