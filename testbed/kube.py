@@ -313,39 +313,65 @@ def stream(machine: Machine) -> Iterator[Stream]:
 
     The reader runs in the pod on its own: it must not depend on the API server or kubelet that a test restarts.
     """
+
+    def in_pod(script: str) -> str | None:
+        words = ("exec", "-n", CLIENT[0], CLIENT[1], "--", "sh", "-c", script)
+        done = machine.cluster.run("kubectl", *words)
+        return done.stdout if done.returncode == 0 else None
+
+    with _stream(in_pod, machine.status()["ip"]) as numbers:
+        yield numbers
+
+
+@contextmanager
+def stream_between(reader: Machine, address: str) -> Iterator[Stream]:
+    """The same, read inside another guest: from whatever address the first has that the reader reaches."""
+
+    def in_guest(script: str) -> str | None:
+        try:
+            return reader.shell(script)
+        except (AssertionError, subprocess.TimeoutExpired):
+            return None
+
+    with _stream(in_guest, address) as numbers:
+        yield numbers
+
+
+Shell = Callable[[str], str | None]
+"""Runs a script somewhere and returns its output; None when it could not be run or failed."""
+
+
+@contextmanager
+def _stream(shell: Shell, address: str) -> Iterator[Stream]:
     file = f"/tmp/stream-{uuid.uuid4().hex[:8]}"
-    reader = f"(nc {machine.status()['ip']} 7000; echo ended) >{file} 2>&1 </dev/null & echo $!"
-    pid = in_client(machine.cluster, "sh", "-c", reader).strip()
+    # Its input never ends: some kinds of nc tell the other side at once when there is nothing to send.
+    reader = f"nc {address} 7000 <>{file}.in & echo $! >{file}.pid; wait; echo ended"
+    assert shell(f"mkfifo {file}.in && ({reader}) >{file} 2>&1 </dev/null & echo started"), f"no reader of {address}"
+    stop = f"kill $(cat {file}.pid); rm -f {file} {file}.*; echo stopped"
     try:
-        yield Stream(machine.cluster, file)
+        yield Stream(lambda: shell(f"cat {file}"))
     finally:
-        wait("the reader is stopped", lambda: _stop(machine.cluster, pid, file), 60)
-
-
-def _stop(cluster: Cluster, pid: str, file: str) -> bool:
-    command = ("sh", "-c", f"pkill -P {pid}; kill {pid}; rm -f {file}; echo stopped")
-    return "stopped" in cluster.run("kubectl", "exec", "-n", CLIENT[0], CLIENT[1], "--", *command).stdout
+        wait("the reader is stopped", lambda: shell(stop), 60)
 
 
 @dataclass(frozen=True)
 class Stream:
     """The numbers that came so far; the guest sends 1, 2, 3 … on each connection."""
 
-    cluster: Cluster
-    file: str
+    read: Callable[[], str | None]
 
     def newest(self) -> int:
         """The newest number, 0 while none can be read. Fails when the stream ended or a number is missing."""
-        done = self.cluster.run("kubectl", "exec", "-n", CLIENT[0], CLIENT[1], "--", "cat", self.file)
-        if done.returncode != 0:
-            return 0  # the way to the pod is what a test broke just now; the stream itself is read again afterwards
-        lines = done.stdout.split("\n")[:-1]
+        text = self.read()
+        if text is None:
+            return 0  # the way to the reader is what a test broke just now; the stream itself is read again afterwards
+        lines = text.split("\n")[:-1]
         assert "ended" not in lines, f"the stream ended after {lines[-3:]}"
         numbers = [int(line.split()[0]) for line in lines]
         assert numbers == list(range(1, len(numbers) + 1)), "numbers are missing or doubled"
         return len(numbers)
 
     def goes_on(self, seconds: float = 20) -> None:
-        """At least ten more numbers come than had come when the way to the pod was last open."""
+        """At least ten more numbers come than had come when the way to the reader was last open."""
         start = wait("the stream is read", self.newest, seconds)
         wait("the stream goes on", lambda: self.newest() >= start + 10, seconds)
