@@ -25,7 +25,8 @@ class Peer(Lenient):
 
 class DoorOrder(Lenient):
     """An earlier berth of this machine, through which connections still come. ``number`` names it for packet marks and
-    for the tunnel's VNI: 1 to 255, never two alike for one machine at a time."""
+    for the tunnel's VNI: 1 to 255, never two alike for one machine at a time. A list of them is in the order in which
+    the guest left them: the last is where it came from."""
 
     number: int = Field(ge=1, le=255)
     node: str
@@ -58,6 +59,22 @@ class Forward(Lenient):
     door: DoorOrder  # this berth itself
     node: str
     addresses: tuple[str, ...]  # of the pod where the guest is
+    others: tuple[str, ...] = ()  # of all other pods of the machine: where it was, and where it is about to go
+
+
+class Flow(Lenient):
+    """One connection, as the guest sees it: what the target must know to answer through the door it came in by."""
+
+    door: int  # the number of the berth whose pod IP the other side talks to
+    protocol: int  # of IP
+    guest: str
+    guest_port: int  # of an echo: its identifier
+    peer: str
+    peer_port: int
+    outgoing: bool = False  # the guest began
+    state: int = 0  # of TCP, as conntrack numbers them
+    status: int = 0  # conntrack's bits: 2 answered, 4 assured
+    seconds: int = 30  # after so long without a packet it is forgotten
 
 
 class MigrationState(enum.StrEnum):

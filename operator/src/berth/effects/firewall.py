@@ -15,7 +15,8 @@ What connects to the loopback of the pod from inside it, as `kubectl port-forwar
 the tap may carry what comes from there (route_localnet), and the guest's own frames to 127.0.0.0/8 are dropped.
 
 What goes between the pod and the guest's NICs of other kinds (vm-…) is their rules' business (joined_rules.py). Nobody
-else's packets are forwarded: a pod is no router.
+else's packets are forwarded: a pod is no router. The tunnels to the machine's other berths (door…, away) have rules of
+their own beside these (door_rules.py).
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ table inet berth {{
 		oifname "{tap}" ct status dnat accept
 		iifname "vm*" iifname != "{tap}" oifname "{up}" accept
 		iifname "{up}" oifname "vm*" oifname != "{tap}" accept
+		oifname "door*" ct mark and 0xffffff00 == 0xbe00 accept
+		iifname "door*" oifname {{ "{tap}", "away" }} accept
+		iifname "away" oifname "{up}" accept
+		iifname "{up}" oifname "away" ct state established,related accept
+		iifname "{up}" oifname "away" ct status dnat accept
 	}}
 	chain to_berth {{
 		type filter hook input priority filter; policy accept;

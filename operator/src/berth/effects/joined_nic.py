@@ -33,6 +33,7 @@ from berth.effects import (
 from berth.effects.joined import Joined
 from berth.effects.rtlinks import Device, Links
 from berth.effects.rtnetlink import PERMANENT, NetlinkError
+from berth.effects.rtroutes import Routes
 from berth.effects.segment_devices import NodeSegments
 from berth.errors import HostFault, InvalidSpec
 
@@ -40,11 +41,14 @@ _GIVEN = "berth: "
 _GATEWAY_MAC = bytes.fromhex(wiring.GATEWAY_MAC.replace(":", ""))
 
 
-def attach(site: taps.Site, nic: NicOrder, service: dhcpd.DhcpService, node: NodeSegments) -> None:
+def attach(
+    site: taps.Site, nic: NicOrder, service: dhcpd.DhcpService, node: NodeSegments, *, silent: bool = False
+) -> None:
+    """``silent``: the guest is elsewhere yet; the device to the segment stays down, and nobody is told of it."""
     want = joined.desired(nic)
     fresh = taps.bring_in(site, nic)
     mtu = _join(site, nic, want, node) if nic.kind is NicKind.SEGMENT else 0
-    visit = _Visit(site, nic, want)
+    visit = _Visit(site, nic, want, silent=silent)
     device, mtu, routes6 = namespaces.in_network(site.netns, lambda: visit.wire(mtu, fresh=fresh))
     guest = _told(site, nic, visit.want, mtu, routes6=routes6)
     if guest is not None:
@@ -85,15 +89,16 @@ def _join(site: taps.Site, nic: NicOrder, want: Joined, node: NodeSegments) -> i
 class _Visit:
     """One visit to the berth's namespace."""
 
-    def __init__(self, site: taps.Site, nic: NicOrder, want: Joined) -> None:
+    def __init__(self, site: taps.Site, nic: NicOrder, want: Joined, *, silent: bool) -> None:
         self._site = site
         self._nic = nic
+        self._silent = silent
         self.want = want
 
     def wire(self, mtu: int, *, fresh: bool) -> tuple[int, int, bool]:
         """The tap's index, the NIC's MTU, and whether the pod has a way out for IPv6."""
         try:
-            with Links() as links:
+            with Routes() as links:
                 tap, other = self._ends(links.devices())
                 if self._nic.kind is NicKind.ATTACHMENT and not self.want.guest:
                     self.want = replace(self.want, guest=_given(links, other))
@@ -102,6 +107,8 @@ class _Visit:
                 other_mtu = other.mtu if self._nic.kind is NicKind.ATTACHMENT else mtu
                 seen = self._observe(links, tap, other, rules_match=not fresh and nft.stand(rules))
                 changes = joined.plan(seen, self.want, mtu, other_mtu)
+                if self._silent:
+                    changes = self._quiet(links, changes, other, fresh=fresh)
                 for change in changes:
                     self._apply(links, change, rules)
                     self._site.changed(change)
@@ -109,10 +116,18 @@ class _Visit:
         except NetlinkError as error:
             raise HostFault(f"interface {self._nic.name}: {error}", reason="NetworkFailed") from error
         self._shape()
-        if any(isinstance(c, wiring.LinkUp | wiring.SetLink) and c.name == other.name for c in changes):
+        if not self._silent and any(
+            isinstance(c, wiring.LinkUp | wiring.SetLink) and c.name == other.name for c in changes
+        ):
             announce.send(other.name, announce.build(self.want.mac, [one.ip for one in self.want.guest]))
             self._site.changed(wiring.Announce(other.name))
         return tap.index, mtu, routes6
+
+    def _quiet(self, links: Routes, changes: list[wiring.Change], other: Device, *, fresh: bool) -> list[wiring.Change]:
+        """A CNI plugin's interface is up already when the tap comes; one that was announced since stays up."""
+        if fresh and other.up:
+            links.set_down(other.index)
+        return [change for change in changes if change != wiring.LinkUp(other.name)]
 
     def _ends(self, devices: dict[str, Device]) -> tuple[Device, Device]:
         for name in (self.want.tap, self.want.other):

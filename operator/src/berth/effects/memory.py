@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
+from berth.api.handover import DoorOrder
 from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, MachineOrder, NicOrder, NicReport, SegmentMembers
 from berth.api.virtualmachine import GuestInfo
 from berth.domain import metadata
 from berth.domain.files import MediaFiles, expected
 from berth.domain.observed import DomainState, ObservedDomain, StartRecord
-from berth.effects import memory_nics
+from berth.effects import memory_doors, memory_moving, memory_nics
 from berth.effects.ports import Berth, DomainEvent, DomainEventKind, HypervisorVersions, KvmProbe
 from berth.errors import BerthError, HostFault, HypervisorDown, Unavailable
 
@@ -53,6 +54,8 @@ class MemoryNode:
     attached: set[str] = field(default_factory=set)
     served: set[str] = field(default_factory=set)
     segments: dict[str, SegmentMembers] = field(default_factory=dict)
+    moves: memory_doors.Moves = field(default_factory=memory_doors.Moves)
+    moving: memory_moving.Moving = field(default_factory=memory_moving.Moving)
     failing: dict[str, BerthError] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     up: bool = True
@@ -126,8 +129,9 @@ class MemoryNode:
             self.on_event(event)
 
 
-class MemoryHypervisor:
+class MemoryHypervisor(memory_moving.Sender):
     def __init__(self, node: MemoryNode) -> None:
+        super().__init__(node.moving, node.did, lambda uid: uid in self._ask().domains)
         self.node = node
 
     def versions(self) -> HypervisorVersions:
@@ -234,8 +238,9 @@ class MemoryHypervisor:
             self.node.emit(DomainEvent(uid, kind))
 
 
-class MemoryBerths:
+class MemoryBerths(memory_moving.Records):
     def __init__(self, node: MemoryNode) -> None:
+        super().__init__(node.moving, node.did)
         self.node = node
 
     def find(self, pod_uid: str) -> Berth | None:
@@ -258,6 +263,7 @@ class MemoryBerths:
     def forget(self, vm_uid: str) -> None:
         self.node.did("forget", vm_uid)
         self.node.folders.pop(vm_uid, None)
+        self.node.moving.records.pop(vm_uid, None)
 
     def record_start(self, vm_uid: str, record: StartRecord) -> None:
         self.node.did("record_start", vm_uid)
@@ -324,8 +330,9 @@ class MemoryMedia:
         return expected(vm_uid, machine)
 
 
-class MemoryNetwork:
+class MemoryNetwork(memory_doors.Handover):
     def __init__(self, node: MemoryNode) -> None:
+        super().__init__(node.moves, node.did)
         self.node = node
 
     def create_taps(self, vm_uid: str, guest_uid: int, nics: Sequence[NicOrder]) -> dict[str, str]:
@@ -333,14 +340,34 @@ class MemoryNetwork:
         self.node.taps.add(vm_uid)
         return {nic.name: f"bt-{nic.name}"[:15] for nic in nics}
 
-    def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
+    def attach(
+        self,
+        vm_uid: str,
+        berth: Berth,
+        nics: Sequence[NicOrder],
+        hostname: str,
+        *,
+        doors: Sequence[DoorOrder] = (),
+        silent: bool = False,
+    ) -> None:
         self.node.did("attach", vm_uid)
         self.node.attached.add(vm_uid)
         self._wire(vm_uid, nics)
+        self.node.moves.attach(berth.pod_uid, doors, silent=silent)
 
-    def serve(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
+    def serve(
+        self,
+        vm_uid: str,
+        berth: Berth,
+        nics: Sequence[NicOrder],
+        hostname: str,
+        *,
+        doors: Sequence[DoorOrder] = (),
+        silent: bool = False,
+    ) -> None:
         self.node.did("serve", vm_uid)
         self._wire(vm_uid, nics)
+        self.node.moves.attach(berth.pod_uid, doors, silent=silent)
 
     def _wire(self, vm_uid: str, nics: Sequence[NicOrder]) -> None:
         """The taps of NICs that are not named are taken away; one that a guest still has is torn from it."""
@@ -359,6 +386,7 @@ class MemoryNetwork:
 
     def announce(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder]) -> None:
         self.node.did("announce", vm_uid)
+        self.node.moves.silent.discard(berth.pod_uid)
 
     def set_members(self, members: SegmentMembers) -> None:
         known = self.node.segments.get(members.segment.uid)

@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from berth.api.handover import DoorOrder, Flow, Forward
 from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, NicOrder, NicReport, SegmentMembers
 from berth.api.virtualmachine import GuestInfo
 from berth.domain.files import DiskFile as DiskFile
 from berth.domain.files import MediaFiles as MediaFiles
 from berth.domain.observed import DomainState as DomainState
+from berth.domain.observed import HandoverRecord
 from berth.domain.observed import ObservedDomain as ObservedDomain
 from berth.domain.observed import StartRecord as StartRecord
+from berth.effects.ports_moving import TransferStats, Way
 
 
 class DomainEventKind(enum.Enum):
@@ -101,6 +104,18 @@ class Hypervisor(Protocol):
         """Plug the interface's cable in or out, as the guest sees it."""
         ...
 
+    def migrate(self, uid: str, way: Way) -> None:
+        """Send the guest away, for as long as it takes. HostFault when it stayed here, or nobody knows: look then."""
+        ...
+
+    def transfer(self, uid: str) -> TransferStats | None:
+        """How far that is; None when nothing is sent."""
+        ...
+
+    def abort_migration(self, uid: str) -> None:
+        """The guest runs on here. No error when nothing is sent."""
+        ...
+
     def listen(self, on_event: Callable[[DomainEvent], None], on_connection: Callable[[bool, str], None]) -> None:
         """Call back (from another thread) on every event, and when the connection to libvirtd comes (True) or goes."""
         ...
@@ -147,6 +162,12 @@ class Berths(Protocol):
         ...
 
     def start_record(self, vm_uid: str) -> StartRecord | None: ...
+
+    def record_handover(self, vm_uid: str, record: HandoverRecord) -> None:
+        """The same for what was promised to the other side of a migration."""
+        ...
+
+    def handover_record(self, vm_uid: str) -> HandoverRecord | None: ...
 
     def folders(self) -> list[str]:
         """The machine uids that have a folder on this node."""
@@ -206,14 +227,35 @@ class Network(Protocol):
         """
         ...
 
-    def attach(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
+    def attach(
+        self,
+        vm_uid: str,
+        berth: Berth,
+        nics: Sequence[NicOrder],
+        hostname: str,
+        *,
+        doors: Sequence[DoorOrder] = (),
+        silent: bool = False,
+    ) -> None:
         """Move the taps into the berth's namespace, set addresses, rules and DHCP up. The guest may run afterwards.
 
-        ``nics`` are all that the guest has: taps, rules and services of any other are taken away.
+        ``nics`` are all that the guest has: taps, rules and services of any other are taken away. ``doors`` are all
+        that lead here: the way to and from any other is closed, with the connections that came through it.
+        ``silent``: the guest is still elsewhere; segments hear of it with ``announce`` and not before, and nothing of
+        theirs reaches it until then. What ``depart`` switched stays so until ``stay``.
         """
         ...
 
-    def serve(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], hostname: str) -> None:
+    def serve(
+        self,
+        vm_uid: str,
+        berth: Berth,
+        nics: Sequence[NicOrder],
+        hostname: str,
+        *,
+        doors: Sequence[DoorOrder] = (),
+        silent: bool = False,
+    ) -> None:
         """The same for a guest that runs: the agent was restarted, or the NICs are others or shall be otherwise."""
         ...
 
@@ -222,7 +264,33 @@ class Network(Protocol):
         ...
 
     def announce(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder]) -> None:
-        """Tell segments that the guest is here now; attach does so by itself when it made the way there."""
+        """Tell segments that the guest is here now; attach does so by itself when it made the way there.
+
+        After a silent attach this opens the way: to be called when the guest is about to be resumed.
+        """
+        ...
+
+    def prepare_departure(self, vm_uid: str, berth: Berth, forward: Forward) -> None:
+        """Make the tunnel ready that ``depart`` switches to, while the guest still runs: to save time of its pause."""
+        ...
+
+    def depart(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder], forward: Forward) -> tuple[Flow, ...]:
+        """The guest has just been paused: what comes for it goes where it will be, and segments hear of it no more.
+
+        Its connections; again when asked again. With another ``forward``: the guest went on from there to elsewhere.
+        """
+        ...
+
+    def stay(self, vm_uid: str, berth: Berth, nics: Sequence[NicOrder]) -> None:
+        """Take ``depart`` and its preparation back: the guest runs on here."""
+        ...
+
+    def arrive(self, vm_uid: str, berth: Berth, flows: Sequence[Flow]) -> None:
+        """Before the guest is resumed, and after attach with the doors: through which one each connection goes."""
+        ...
+
+    def connections(self, vm_uid: str, berth: Berth) -> int:
+        """How many are open through this berth's own pod IP."""
         ...
 
     def set_members(self, members: SegmentMembers) -> None:

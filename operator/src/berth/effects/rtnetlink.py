@@ -99,8 +99,10 @@ class QdiscInfo:
 class Route:
     """One socket; use it in a ``with`` block."""
 
+    FAMILY = socket.NETLINK_ROUTE
+
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self.FAMILY)
         self._socket.settimeout(5)
         self._socket.bind((0, 0))
         self._sequence = 0

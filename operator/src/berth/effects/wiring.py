@@ -204,6 +204,13 @@ class ChangeSegment:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeDoor:
+    """Something of the ways to the machine's other berths; ``what`` is for people."""
+
+    what: str
+
+
 Change = (
     RemoveLink
     | MoveTap
@@ -221,6 +228,7 @@ Change = (
     | RemoveRules
     | Announce
     | ChangeSegment
+    | ChangeDoor
 )
 
 
