@@ -67,7 +67,10 @@ STAGES = (
     Stage("install", "the cluster with Berth on it", testbed("testbed up", "testbed install"), reports=False),
     Stage("e2e", "the chart on the cluster, real guests",
           pytest("tests/e2e", options=("-m", "not disruptive", "-n", "3"))),
-    Stage("survival", "guests while the parts around them break", pytest("tests/e2e", options=("-m", "disruptive"))),
+    Stage("survival", "guests while the parts around them break",
+          pytest("tests/e2e", options=("-m", "disruptive and not lives"))),
+    Stage("lives", "two hundred machines come and go; a node is lost",
+          ("env", "BERTH_LIVES=200", *pytest("tests/e2e/test_lives.py", "tests/e2e/test_node_loss.py")), default=False),
     Stage("cni", "guests' networks on flannel's VXLAN", on_flannel(), default=False),
 )  # fmt: skip
 
@@ -147,7 +150,7 @@ def prepare() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     names = ", ".join(s.name for s in STAGES)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {names}; default: all but cni")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {names}; default: all but lives and cni")
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first stage that fails")
     arguments = parser.parse_args()
     unknown = set(arguments.stages) - {s.name for s in STAGES}
