@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from berth.api import crd
-from berth.plan import handover, phases
+from berth.plan import handover, moving_on, phases
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 PART: Final = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -38,11 +38,18 @@ def hand_over() -> str:
     return f"```mermaid\n{handover.diagram()}```"
 
 
+def moving() -> str:
+    return f"```mermaid\n{moving_on.diagram()}```"
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "spec": lambda: fields("spec"),
     "status": lambda: fields("status"),
     "lifecycle": lifecycle,
     "handover": hand_over,
+    "migration_spec": lambda: fields("spec", crd.MIGRATION),
+    "migration_status": lambda: fields("status", crd.MIGRATION),
+    "migration_phases": moving,
     "network_spec": lambda: fields("spec", crd.NETWORK),
     "network_status": lambda: fields("status", crd.NETWORK),
 }

@@ -29,7 +29,7 @@ from berth.effects.kube import Kube
 from berth.effects.memory_cluster import MemoryCluster
 from berth.effects.ports_cluster import ClusterPort, Conflict, NotFound
 from berth.plan.berthpod import berth_pod
-from berth.plan.cluster import CreateBerth
+from berth.plan.acts import CreateBerth
 from berth.plan.tell import Tell
 from berth.plan.world import Cluster as Common
 from berth.plan.world import Object, read_machine, read_pod

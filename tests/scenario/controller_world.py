@@ -15,6 +15,7 @@ from typing import Any
 from berth.api.order import Fate, FateReason, GuestState, NodeFacts, Order, Report, ReportCondition
 from berth.api.virtualmachine import ConditionStatus
 from berth.controller.cache import Cache
+from berth.controller.migrations import Migrations
 from berth.controller.reconcile import Reconciler
 from berth.effects.memory_cluster import MemoryCluster
 from berth.errors import AgentDown, StaleEpoch
@@ -90,9 +91,25 @@ class World:
             if node.connected:
                 self._hear(node)
         self.again: float | None = 0.0
+        self.moves = Migrations()
+        for obj in self.cluster.migrations.values():
+            self.moves.see(_copy(obj))
         port = Crashing(self.cluster, self)
-        common = seen.Cluster()
-        self.reconciler = Reconciler(self.cache, port, Agents(self), lambda: common, _silent, lambda: self.now)  # type: ignore[arg-type]
+        self.reconciler = Reconciler(
+            self.cache,
+            port,  # type: ignore[arg-type]
+            self.agents(),
+            lambda: self.common,
+            _silent,
+            lambda: self.now,
+            moves=self.moves,
+        )
+
+    common = seen.Cluster()
+    peer_port = 8555
+
+    def agents(self) -> Agents:
+        return Agents(self)
 
     def reconcile(self) -> float | None:
         """One run. A crash in it makes a new controller."""
@@ -112,6 +129,8 @@ class World:
             key = obj["metadata"]["namespace"], obj["metadata"]["name"]
             if kind == "Pod":
                 _ = self.cache.lose_pod(key, obj) if change == "DELETED" else self.cache.see_pod(obj)
+            elif kind == "Migration":
+                _ = self.moves.lose(key) if change == "DELETED" else self.moves.see(obj)
             elif change == "DELETED":
                 self.cache.lose_machine(key)
             else:
@@ -161,17 +180,17 @@ class World:
         self.pod["spec"]["nodeName"] = node
         self.cluster.pod_changed(POD)
 
-    def run_berth(self) -> None:
+    def run_berth(self, key: tuple[str, str] = POD, ip: str = "10.0.0.9") -> None:
         """kubelet starts the berth's container; the agent finds it and carries its order out."""
-        pod = self.pod
-        assert pod is not None
+        pod = self.cluster.pods[key]
+        ready = "ContainersReady" if pod["spec"].get("readinessGates") else "Ready"
         pod["status"] = {
             "phase": "Running",
-            "podIP": "10.0.0.9",
-            "conditions": [{"type": "Ready", "status": "True"}],
+            "podIP": ip,
+            "conditions": [{"type": ready, "status": "True"}],
             "containerStatuses": [{"state": {"running": {}}}],
         }
-        self.cluster.pod_changed(POD)
+        self.cluster.pod_changed(key)
 
     def step_node(self, name: str) -> None:
         """The agent of one node does what its orders and its berths ask for."""
@@ -348,10 +367,11 @@ class Agents:
             exists=there.alive,
             connected=there.connected,
             silent_since=there.silent_since,
-            facts=NodeFacts(node=node, agent_version="1", hypervisor_connected=True),
+            facts=NodeFacts(node=node, agent_version="1", hypervisor_connected=True, peer_port=self._world.peer_port),
             report=there.known.get(uid),
             present=uid in there.present,
             sent=there.sent.get(uid),
+            address=f"192.0.2.{ord(node[0])}",
         )
 
     async def send(self, node: str, order: Order, digest: str) -> None:
@@ -384,6 +404,11 @@ def replace_started(report: Report) -> Report:
     return report.model_copy(update={"started_at": None})
 
 
+EFFECTS = frozenset(
+    {"set_finalizers", "write_status", "create_pod", "delete_pod", "set_here", "write_migration_status"}
+)
+
+
 class Crashing:
     """The cluster port with a controller that may die before or after any write."""
 
@@ -393,12 +418,12 @@ class Crashing:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._cluster, name)
-        if name not in ("set_finalizers", "write_status", "create_pod", "delete_pod"):
+        if name not in EFFECTS:
             return method
 
-        async def call(*args: Any) -> Any:
+        async def call(*args: Any, **named: Any) -> Any:
             self._world.effect(after=False)
-            done = await method(*args)
+            done = await method(*args, **named)
             self._world.effect(after=True)
             return done
 

@@ -100,7 +100,7 @@ def test_events_tell_of_starts_and_their_reasons() -> None:
         assert machine.name == NAME
         told.append(said)
 
-    world.reconciler._tell = tell
+    world.reconciler._tell = world.reconciler._applier._tell = tell
     world.apply()
     world.settle(until=lambda: world.status.get("phase") == "Running")
     world.apply(power="Off")

@@ -8,7 +8,8 @@ import pytest
 
 from berth.api.order import Emulation, GuestState
 from berth.api.virtualmachine import LastExit
-from berth.plan.cluster import AddFinalizer, CreateBerth, DeleteBerth, RemoveFinalizer, SendOrder, Withdraw, plan
+from berth.plan.acts import AddFinalizer, CreateBerth, DeleteBerth, RemoveFinalizer, SendOrder, Withdraw
+from berth.plan.cluster import plan
 from berth.plan.orders import digest, order
 from berth.plan.world import FINALIZER, World, parse_time
 from tests.unit.plan.cluster_worlds import (

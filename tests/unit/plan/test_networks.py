@@ -9,7 +9,8 @@ import pytest
 
 from berth.api.order import NicKind, SegmentKind
 from berth.plan import networks, nics
-from berth.plan.cluster import CreateBerth, SendOrder, plan
+from berth.plan.acts import CreateBerth, SendOrder
+from berth.plan.cluster import plan
 from berth.plan.conditions import ConditionType
 from berth.plan.networks import WriteLeases
 from berth.plan.orders import order

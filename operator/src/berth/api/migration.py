@@ -115,6 +115,9 @@ class MigrationStatus(Model):
     phase: MigrationPhase = Field(MigrationPhase.PENDING, description="How far it is, in one word.")
     reason: str = Field("", description="Why it is so, in one stable CamelCase word.")
     message: str = Field("", description="Why it is so and what to do next, when there is anything to say.")
+    ending: MigrationPhase | None = Field(
+        None, description="It is being given up, and will have ended so once the other node is cleared."
+    )
     observed_generation: int = Field(0, description="The generation of the spec that this status speaks of.")
     source: MigrationEnd | None = Field(None, description="Where the machine comes from.")
     target: MigrationEnd | None = Field(None, description="Where it goes.")

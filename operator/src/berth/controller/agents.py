@@ -127,6 +127,7 @@ class Agents:
             present=uid in link.present,
             sent=link.sent.get(uid),
             refusal=link.refusals.get(uid),
+            address=link.address,
         )
 
     def kvm(self) -> tuple[tuple[str, bool, str], ...]:

@@ -6,7 +6,9 @@ A berth that went is remembered as it was last seen, because its end is evidence
 
 from __future__ import annotations
 
+from berth.plan import berths
 from berth.plan.berthpod import pod_name
+from berth.plan.berths import Berths
 from berth.plan.world import Object, Pod, read_pod
 
 Key = tuple[str, str]
@@ -21,6 +23,7 @@ class Cache:
     def __init__(self) -> None:
         self.machines: dict[Key, Object] = {}
         self._pods: dict[Key, tuple[int, Pod]] = {}
+        self._of: dict[Key, set[Key]] = {}  # a machine → its pods
         self._gone_pods: dict[str, None] = {}  # uids, the latest last
         self._departed: dict[Key, Pod] = {}
 
@@ -49,6 +52,7 @@ class Cache:
             return None
         pod = read_pod(obj)
         self._pods[key] = version, pod
+        self._of.setdefault((pod.namespace, pod.machine_name), set()).add(key)
         return (pod.namespace, pod.machine_name) if pod.machine_name else None
 
     def lose_pod(self, key: Key, last: Object | None) -> Key | None:
@@ -60,17 +64,31 @@ class Cache:
         pod = read_pod(last) if last is not None else known[1] if known else None
         if pod is None:
             return None
+        mine = self._of.get((pod.namespace, pod.machine_name), set())
+        mine.discard(key)
+        if not mine:
+            self._of.pop((pod.namespace, pod.machine_name), None)
         self._gone_pods[pod.uid] = None
         if len(self._gone_pods) > 1000:
             del self._gone_pods[next(iter(self._gone_pods))]
         machine = (pod.namespace, pod.machine_name)
-        self._departed[machine] = pod
+        obj = self.machines.get(machine)
+        if obj is None or berths.is_active(berths.owner(obj, pod_name(machine[1])), pod):
+            self._departed[machine] = pod
         return machine
 
+    def berths(self, machine: Key) -> Berths:
+        """The machine's pods, each in its place."""
+        obj, lock = self.machines.get(machine), pod_name(machine[1])
+        found = [self._pods[key][1] for key in self._of.get(machine, ()) if key in self._pods]
+        squatter = self._pods.get((machine[0], lock))
+        if squatter is not None and squatter[1] not in found:
+            found.append(squatter[1])
+        return berths.sort(berths.owner(obj, lock), found) if obj is not None else Berths(next(iter(found), None))
+
     def pod(self, machine: Key) -> Pod | None:
-        """The pod that has the name of this machine's berth."""
-        found = self._pods.get((machine[0], pod_name(machine[1])))
-        return found[1] if found else None
+        """The pod that the machine is in; without one, the pod that has the name of its berth."""
+        return self.berths(machine).active
 
     def departed(self, machine: Key) -> Pod | None:
         """The berth this machine had last, if it went while we watched."""
@@ -86,7 +104,7 @@ class Cache:
         return [key for key in berths | placed if key in self.machines]
 
     def unplaced(self) -> list[Key]:
-        """The machines whose berth waits for a node."""
+        """The machines one of whose berths waits for a node."""
         return [(p.namespace, p.machine_name) for _, p in self._pods.values() if p.node is None]
 
     def by_uid(self, uid: str) -> Key | None:

@@ -10,12 +10,14 @@ import logging
 from typing import Final
 
 from berth.api.base import GROUP, VERSION
+from berth.api.migration import PLURAL as MIGRATIONS
 from berth.api.network import PLURAL
 from berth.api.order import NodeFacts
 from berth.controller import handlers
 from berth.controller.agents import Agents
 from berth.controller.authority import ClientContexts
 from berth.controller.cache import Cache, Key
+from berth.controller.migrations import Migrations
 from berth.controller.networks import NetworkReconciler, Networks
 from berth.controller.queue import Queue
 from berth.controller.reconcile import Reconciler
@@ -26,6 +28,7 @@ from berth.effects.cluster import Cluster
 from berth.effects.kube import Kube, path
 from berth.effects.watches import Watch
 from berth.errors import BerthError
+from berth.plan.moves import Move
 from berth.plan.segment import Segment, SegmentKey
 from berth.plan.world import COMPONENT, COMPONENT_LABEL, KVM_LABEL, Object
 
@@ -39,6 +42,7 @@ class Leading:
         self._settings = settings
         self._cache = Cache()
         self._networks = Networks()
+        self._moves = Migrations()
         self._cluster = Cluster(kube, settings.pod_name)
         self._agents = Agents(ClientContexts(authority), settings.agent_port, self._machine_news, self._node_news)
         self._teller = Teller(self._cluster)
@@ -50,6 +54,10 @@ class Leading:
             self._teller.tell,
             known=self._networks,
             leased=self._leased,
+            moves=self._moves,
+            limits=settings.limits,
+            freed=self._move_news,
+            moved=self._has_moved,
         )
         self._segments = NetworkReconciler(self._networks, self._cache, self._cluster, self._agents, self._leased)
         self._segment_queue: Queue[SegmentKey] = Queue(self._segments.work, NETWORK_WORKERS)
@@ -60,6 +68,14 @@ class Leading:
             self._network_seen,
             self._network_gone,
             self._networks.versions,
+        )
+        self._migration_watch = Watch(
+            kube,
+            f"/apis/{GROUP}/{VERSION}/{MIGRATIONS}",
+            "",
+            self._migration_seen,
+            self._migration_gone,
+            self._moves.versions,
         )
         self._queue: Queue[Key] = Queue(self._reconciler.work, settings.workers)
         self._berths = Watch(
@@ -91,11 +107,13 @@ class Leading:
                 group.create_task(self._berths.run(), name="berths"),
                 group.create_task(self._agent_pods.run(), name="agents"),
                 group.create_task(self._network_watch.run(), name="networks"),
+                group.create_task(self._migration_watch.run(), name="migrations"),
                 group.create_task(self._teller.run(), name="teller"),
             ]
             await self._berths.synced.wait()  # a machine is judged only when its berth, if any, is known
             await self._agent_pods.synced.wait()
             await self._network_watch.synced.wait()
+            await self._migration_watch.synced.wait()
             self._background.append(group.create_task(self._queue.run(), name="queue"))
             self._background.append(group.create_task(self._segment_queue.run(), name="segments"))
             self._background.append(group.create_task(self._sweep(), name="sweep"))
@@ -160,6 +178,28 @@ class Leading:
             if other.key == seen.key or not _is_ready(other):
                 self._segment_queue.ring(other.key)
         self._ring_users(seen.key)
+
+    def _migration_seen(self, obj: Object) -> None:
+        seen = self._moves.see(obj)
+        if seen is not None and not seen.finished:
+            self._queue.ring(seen.of)
+
+    def _migration_gone(self, key: Key, last: Object | None) -> None:
+        lost = self._moves.lose(key, last["metadata"]["uid"] if last is not None else None)
+        if lost is not None and not lost.finished:
+            self._queue.ring(lost.of)
+            self._move_news(lost)
+
+    def _move_news(self, done: Move) -> None:
+        """One is over: others may have waited for their turn."""
+        for other in self._moves.all():
+            if not other.finished and other.uid != done.uid:
+                self._queue.ring(other.of)
+
+    def _has_moved(self, uid: str) -> None:
+        """A machine is on another node: its neighbours have to know at once, and no watch tells of our own writes."""
+        for network in self._networks.held_by(uid):
+            self._segment_queue.ring(network)
 
     def _leased(self, network: SegmentKey, given_back: bool) -> None:
         self._segment_queue.ring(network)

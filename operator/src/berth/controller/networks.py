@@ -155,7 +155,8 @@ class NetworkReconciler:
     async def _gather(self, here: Segment) -> Neighbourhood:
         others = tuple(other for other in self._known.all() if other.uid != here.uid)
         places = {lease.uid: place for lease in here.leases if (place := self._place(lease)) is not None}
-        nodes = {place.node for place in places.values()} | set(self._sent.get(here.uid, ()))
+        coming = {node for lease in here.leases if (node := self._coming(lease)) is not None}
+        nodes = {place.node for place in places.values()} | set(self._sent.get(here.uid, ())) | coming
         return Neighbourhood(
             now=self._clock(),
             others=others,
@@ -163,6 +164,7 @@ class NetworkReconciler:
             places=tuple(places.values()),
             sent=dict(self._sent.get(here.uid, {})),
             reachable=frozenset(node for node in nodes if self._agents.view(node, "").connected),
+            coming=frozenset(coming),
         )
 
     def _place(self, lease: Lease) -> Place | None:
@@ -173,6 +175,12 @@ class NetworkReconciler:
             return None
         address = self._agents.address(pod.node)
         return Place(lease.uid, pod.node, address) if address else None
+
+    def _coming(self, lease: Lease) -> str | None:
+        """Where a machine is about to move to: that node has to know the others before it is there."""
+        namespace, _, name = lease.machine.partition("/")
+        pod = self._cache.berths((namespace, name)).incoming
+        return pod.node if pod is not None and not pod.terminal and pod.deleted is None else None
 
     async def _is_orphan(self, lease: Lease) -> bool:
         """A machine that was forced away cannot give its leases back. The API server itself is asked."""

@@ -8,51 +8,37 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from typing import Final, assert_never
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
 
 from berth.api.virtualmachine import Phase, VirtualMachineStatus
+from berth.controller.applying import Applier, Memory
 from berth.controller.cache import Cache, Key, version_of
+from berth.controller.migrations import Migrations, Speaker
 from berth.controller.networks import Leased, LeaseWriter, Networks
-from berth.controller.tracing import WAITED, Trace, waiting
-from berth.effects.ports_cluster import AgentPort, ApiRefused, ClusterPort, Conflict, NotFound
-from berth.errors import AgentDown, Refused
+from berth.controller.tracing import WAITED, waiting
+from berth.effects.ports_cluster import AgentPort, ClusterPort, Conflict, NotFound
+from berth.plan import berths, doors, migration, networks
 from berth.plan import cluster as planning
-from berth.plan import networks
 from berth.plan import status as reporting
-from berth.plan.backoff import retry_seconds
-from berth.plan.cluster import AddFinalizer, CreateBerth, DeleteBerth, Plan, RemoveFinalizer, SendOrder, Step, Withdraw
-from berth.plan.networks import WriteLeases
+from berth.plan.cluster import Plan
+from berth.plan.moves import Limits, Move
 from berth.plan.place import last_node
 from berth.plan.status import Urgency
 from berth.plan.tell import Tell, tells
-from berth.plan.world import FINALIZER, Cluster, Machine, Pod, PodEvent, Refusal, World, read_machine, read_pod
+from berth.plan.world import Cluster, Machine, Pod, PodEvent, World, read_machine
 
 NODE_SECONDS: Final = 10.0
 EVENTS_SECONDS: Final = 2.5
+OWNER: Final = frozenset({"berth", "epoch", "node"})
+"""Whose the guest is. Written only at the version that was read, and before the node is told: a controller that was
+behind for a while, and does not know that it leads no more, cannot make a second copy of a machine that has moved."""
 _log = logging.getLogger(__name__)
 
 
 def _utc() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is kept of one machine between two runs; losing it costs time, never correctness."""
-
-    refusal: Refusal | None = None  # of the berth pod
-    squatter: Pod | None = None  # the pod that has its name
-    refusals: int = 0
-    create_after: datetime | None = None
-    order_after: datetime | None = None
-    order_failures: int = 0
-    held_since: datetime | None = None
-    events: tuple[PodEvent, ...] = ()
-    events_of: str = ""
-    events_at: datetime | None = None
-    trace: Trace = field(default_factory=Trace)
 
 
 class Reconciler:
@@ -66,9 +52,17 @@ class Reconciler:
         clock: Callable[[], datetime] = _utc,
         known: Networks | None = None,
         leased: Leased = lambda key, given_back: None,
+        moves: Migrations | None = None,
+        limits: Limits | None = None,
+        freed: Callable[[Move], None] = lambda move: None,
+        moved: Callable[[str], None] = lambda uid: None,
     ) -> None:
+        self._moves = moves if moves is not None else Migrations()
+        self._speaker = Speaker(self._moves, cluster, limits or Limits(), freed, clock)
+        self._moved = moved
         self._networks = known if known is not None else Networks()
-        self._leases = LeaseWriter(self._networks, cluster, clock, leased)
+        leases = LeaseWriter(self._networks, cluster, clock, leased)
+        self._applier = Applier(cache, cluster, agents, leases, tell)
         self._cache = cache
         self._cluster = cluster
         self._agents = agents
@@ -98,13 +92,13 @@ class Reconciler:
         world = await self._gather(key)
         if world is None:
             self.forget(key)
-            return None
+            return await self._speaker.speak(key, None)
         memory = self._memory(key)
         plan = planning.plan(world)
         if plan.record and not await self._record(key, world, plan):
             return 0.2
         try:
-            again = await self._apply(key, world, plan, memory, rang)
+            again = await self._applier.apply(key, world, plan, memory, rang)
         except NotFound:
             _log.info("machine %s/%s is gone", *key)
             self._cache.lose_machine(key)
@@ -114,8 +108,9 @@ class Reconciler:
             return None
         second = planning.plan(after) if plan.steps or plan.record else plan
         held = await self._report(key, after, second, memory)
+        said = await self._speaker.speak(key, after)
         soon = 0.0 if _goes_on(plan, second) and again is None else None
-        return min((s for s in (again, held, soon, second.look_again) if s is not None), default=None)
+        return min((s for s in (again, held, soon, said, second.look_again) if s is not None), default=None)
 
     def _memory(self, key: Key) -> Memory:
         return self._memories.setdefault(key, Memory())
@@ -126,9 +121,13 @@ class Reconciler:
         obj = self._cache.machines.get(key)
         if obj is None:
             return None
-        machine, memory, pod = read_machine(obj), self._memory(key), self._cache.pod(key)
+        machine, memory, mine = read_machine(obj), self._memory(key), self._cache.berths(key)
+        pod = mine.active
         if pod is not None:
             memory.squatter, memory.refusal, memory.refusals = None, None, 0
+        move = self._moves.underway(key)
+        if mine.incoming is not None or move is None:
+            memory.move_refusal, memory.move_refusals, memory.move_after = None, 0, None
         departed = self._cache.departed(key)
         if departed is not None and departed.owner_uid != machine.uid:
             departed = None
@@ -139,20 +138,30 @@ class Reconciler:
             pod=pod or memory.squatter,
             departed=departed,
             create_refusal=memory.refusal,
+            move=move,
+            incoming=mine.incoming,
+            former=mine.former,
+            move_refusal=memory.move_refusal,
         )
         keys = networks.referenced(world) | self._networks.held_by(machine.uid)
         world = replace(world, networks=self._networks.views(keys)) if keys else world
         return await self._gather_more(world, memory)
 
     async def _gather_more(self, world: World, memory: Memory) -> World:
-        """What depends on the berth's node, and the Events of a berth that is stuck."""
+        """What depends on the berths' nodes, and the Events of those that are stuck."""
+        uid, pods = world.machine.uid, [pod for pod in (world.last_berth, world.incoming, *world.former) if pod]
+        nodes = {name for pod in pods for name in (pod.node, pod.came_from[0]) if name}
+        world = replace(world, agents={name: self._agents.view(name, uid) for name in nodes})
         node = last_node(world)
         if node is not None:
-            agent = self._agents.view(node, world.machine.uid)
+            agent = self._agents.view(node, uid)
             exists = agent.connected or await self._node_exists(node, world.now)
             world = replace(world, agent=agent, node_exists=exists)
+        world = berths.promoted(replace(world, idle_doors=_idle(world, memory)))
         if planning.needs_events(world) and world.berth is not None:
             world = replace(world, events=await self._events(world.berth, memory, world.now))
+        if world.incoming is not None and migration.is_stuck(world):
+            world = replace(world, move_events=await self._events(world.incoming, memory, world.now))
         return world
 
     async def _node_exists(self, name: str, now: datetime) -> bool:
@@ -165,119 +174,13 @@ class Reconciler:
         return exists
 
     async def _events(self, pod: Pod, memory: Memory, now: datetime) -> tuple[PodEvent, ...]:
-        fresh = memory.events_at is not None and (now - memory.events_at).total_seconds() < EVENTS_SECONDS
-        if not fresh or memory.events_of != pod.uid:
-            with waiting():
-                memory.events = tuple(await self._cluster.pod_events(pod.namespace, pod.name, pod.uid))
-            memory.events_of, memory.events_at = pod.uid, now
-        return memory.events
-
-    # 3. apply
-
-    async def _apply(self, key: Key, world: World, plan: Plan, memory: Memory, rang: float) -> float | None:
-        again: float | None = None
-        for step in plan.steps:
-            _log.debug("%s/%s: %s: %s", *key, type(step).__name__, step.reason)
-            again = await self._step(key, world, step, memory, rang)
-            if again is not None:
-                break
-        return again
-
-    async def _step(self, key: Key, world: World, step: Step, memory: Memory, rang: float) -> float | None:
-        """Carry one step out; a number of seconds when the rest has to wait."""
-        match step:
-            case AddFinalizer():
-                return await self._finalizers(key, world, [*world.machine.finalizers, FINALIZER])
-            case RemoveFinalizer():
-                return await self._finalizers(key, world, [f for f in world.machine.finalizers if f != FINALIZER])
-            case CreateBerth():
-                return await self._create(key, world, step, memory, rang)
-            case DeleteBerth():
-                return await self._delete(key, world, step)
-            case SendOrder():
-                return await self._send(step, memory, world.now)
-            case WriteLeases():
-                with waiting():
-                    return await self._leases.write(step)
-            case Withdraw():
-                with waiting():
-                    await self._agents.withdraw(step.node, world.machine.uid)
-                return None
-        assert_never(step)
-
-    async def _finalizers(self, key: Key, world: World, wanted: list[str]) -> float | None:
-        version = str(version_of(self._cache.machines[key]))
-        try:
-            with waiting():
-                obj = await self._cluster.set_finalizers(world.machine, wanted, version)
-        except Conflict:
-            return 0.2  # the cache is behind; its news is on the way
-        if obj["metadata"].get("deletionTimestamp") and not obj["metadata"].get("finalizers"):
-            self._cache.lose_machine(key)
-        else:
-            self._cache.see_machine(obj)
-        return None
-
-    async def _create(self, key: Key, world: World, step: CreateBerth, memory: Memory, rang: float) -> float | None:
-        if memory.create_after is not None and world.now < memory.create_after:
-            return (memory.create_after - world.now).total_seconds()
-        memory.trace.begin(step.epoch, rang)
-        try:
-            with waiting():
-                pod = await self._cluster.create_pod(step.manifest)
-        except Conflict:
-            return await self._taken(key, world, step, memory)
-        except ApiRefused as error:
-            memory.refusal = Refusal(error.code, error.reason, str(error))
-            return self._create_later(memory, world.now)
-        memory.refusals, memory.create_after = 0, None
-        memory.trace.mark("berth_created")
-        self._cache.see_pod(pod)
-        self._tell(world.machine, Tell("Starting", f"Start {step.epoch}: {step.reason}."))
-        return None
-
-    async def _taken(self, key: Key, world: World, step: CreateBerth, memory: Memory) -> float | None:
-        """A pod has the name: ours, of which the watch has not told yet, or somebody else's."""
+        at, known = memory.events.get(pod.uid, (None, ()))
+        if at is not None and (now - at).total_seconds() < EVENTS_SECONDS:
+            return known
         with waiting():
-            obj = await self._cluster.pod(key[0], step.manifest["metadata"]["name"])
-        pod = read_pod(obj) if obj is not None else None
-        if obj is not None and pod is not None and pod.owner_uid == world.machine.uid:
-            self._cache.see_pod(obj)
-            return None
-        memory.squatter = pod
-        return self._create_later(memory, world.now)
-
-    def _create_later(self, memory: Memory, now: datetime) -> float:
-        memory.refusals += 1
-        wait = retry_seconds(memory.refusals, first=2, longest=60)
-        memory.create_after = now + timedelta(seconds=wait)
-        return wait
-
-    async def _delete(self, key: Key, world: World, step: DeleteBerth) -> float | None:
-        with waiting():
-            pod = await self._cluster.delete_pod(world.machine.namespace, step.name, step.uid)
-        if pod is None:
-            self._cache.lose_pod((world.machine.namespace, step.name), None)
-        else:
-            self._cache.see_pod(pod)
-        self._tell(world.machine, Tell("BerthDeleted", f"The berth pod {step.name} is deleted: {step.reason}."))
-        return None
-
-    async def _send(self, step: SendOrder, memory: Memory, now: datetime) -> float | None:
-        if memory.order_after is not None and now < memory.order_after:
-            return (memory.order_after - now).total_seconds()
-        try:
-            with waiting():
-                await self._agents.send(step.node, step.order, step.digest)
-        except (AgentDown, Refused) as error:
-            _log.warning("order for %s/%s: %s", step.order.namespace, step.order.name, error)
-            memory.order_failures += 1
-            wait = retry_seconds(memory.order_failures, first=0.5, longest=15)
-            memory.order_after = now + timedelta(seconds=wait)
-            return wait
-        memory.order_failures, memory.order_after = 0, None
-        memory.trace.mark("order_sent")
-        return None
+            found = tuple(await self._cluster.pod_events(pod.namespace, pod.name, pod.uid))
+        memory.events = {**dict(list(memory.events.items())[-1:]), pod.uid: (now, found)}
+        return found
 
     # 4. report
 
@@ -306,13 +209,18 @@ class Reconciler:
         patch = reporting.merge_patch(old, reporting.as_json(new))
         if not patch:
             return True
+        version = str(version_of(self._cache.machines[key])) if patch.keys() & OWNER else None
         try:
             with waiting():
-                obj = await self._cluster.write_status(machine, patch)
+                obj = await self._cluster.write_status(machine, patch, version)
+        except Conflict:
+            return False  # somebody knows more: their news is on the way
         except NotFound:
             self._cache.lose_machine(key)
             return False
         self._cache.see_machine(obj)
+        if machine.status is not None and machine.status.node != new.node:
+            self._moved(machine.uid)
         for tell in tells(machine.status, new):
             self._tell(machine, tell)
         memory = self._memory(key)
@@ -321,6 +229,13 @@ class Reconciler:
             memory.trace.mark("status_written")
             memory.trace.end(f"{key[0]}/{key[1]}")
         return True
+
+
+def _idle(world: World, memory: Memory) -> dict[str, datetime]:
+    """Doors through which nothing goes, and since when."""
+    counts = {pod.uid: doors.connections(world, pod) for pod in world.former}
+    memory.idle_doors = {uid: memory.idle_doors.get(uid, world.now) for uid, count in counts.items() if count == 0}
+    return dict(memory.idle_doors)
 
 
 def _goes_on(plan: Plan, second: Plan) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from berth.api.order import Emulation
 from berth.errors import InvalidSpec
+from berth.plan.moves import Limits
 from berth.plan.world import Cluster
 
 PREFIX: Final = "BERTH_"
@@ -36,6 +37,9 @@ class Settings(BaseModel):
     agent_port: Port = 8553
     enroll_port: Port = 8443
     health_port: Port = 8080
+    migrations_per_node: int = Field(2, ge=1, le=1000)
+    migrations_per_cluster: int = Field(5, ge=1, le=10000)
+    door_seconds: int = Field(3600, ge=0, le=604800)  # so long a berth that its guest left may be a door
     lease_name: str = "berth-controller"
     lease_seconds: int = Field(12, ge=3, le=300)  # so long after a leader's last word another may take over
     workers: int = Field(16, ge=1, le=256)  # machines worked on at the same time
@@ -50,7 +54,12 @@ class Settings(BaseModel):
 
     def cluster(self, kvm: tuple[tuple[str, bool, str], ...] = ()) -> Cluster:
         """The part that plans read."""
-        return Cluster(self.image, self.image_pull_policy, self.emulation, kvm)
+        return Cluster(self.image, self.image_pull_policy, self.emulation, kvm, self.door_seconds)
+
+    @property
+    def limits(self) -> Limits:
+        """How many machines may move at a time."""
+        return Limits(self.migrations_per_node, self.migrations_per_cluster)
 
 
 def from_environment(environment: Mapping[str, str]) -> Settings:

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from typing import Final
 
 from berth.api.base import API_VERSION, GROUP, VERSION
+from berth.api.migration import PLURAL as MIGRATIONS
 from berth.api.network import PLURAL as NETWORKS
 from berth.api.virtualmachine import KIND, PLURAL
-from berth.effects.kube import Kube, path
+from berth.effects.kube import STRATEGIC, Kube, path
 from berth.effects.ports_cluster import Conflict, NotFound
+from berth.plan.moves import Move
 from berth.plan.segment import Segment
 from berth.plan.tell import Tell
-from berth.plan.world import Machine, Object, PodEvent, parse_time
+from berth.plan.world import GATE, Machine, Object, PodEvent, format_time, parse_time
 
 MACHINES: Final = f"/apis/{GROUP}/{VERSION}"
 CORE: Final = "/api/v1"
@@ -32,12 +34,16 @@ class Cluster:
         body = {"metadata": {"uid": machine.uid, "resourceVersion": version, "finalizers": finalizers}}
         return await self._kube.call("PATCH", _machine(machine), body, kind=KIND, verb="finalize", merge=True)
 
-    async def write_status(self, machine: Machine, patch: Object) -> Object:
-        body = {"metadata": {"uid": machine.uid}, "status": patch}
+    async def write_status(self, machine: Machine, patch: Object, version: str | None = None) -> Object:
+        at = {"resourceVersion": version} if version is not None else {}
+        body = {"metadata": {"uid": machine.uid, **at}, "status": patch}
         where = f"{_machine(machine)}/status"
         try:
             return await self._kube.call("PATCH", where, body, kind=KIND, verb="status", merge=True)
-        except Conflict as error:  # another machine has the name now: its uid differs
+        except Conflict as error:
+            if version is not None:
+                raise
+            # another machine has the name now: its uid differs
             raise NotFound(404, str(error)) from error
 
     async def create_pod(self, manifest: Object) -> Object:
@@ -61,6 +67,19 @@ class Cluster:
         meta = answer.get("metadata") or {}
         immediately = meta.get("deletionTimestamp") is None or meta.get("deletionGracePeriodSeconds") == 0
         return None if answer.get("kind") != "Pod" or immediately else answer
+
+    async def set_here(self, namespace: str, name: str, uid: str, here: bool) -> Object:
+        where = f"{path(CORE, 'namespaces', namespace, 'pods', name)}/status"
+        said = {
+            "type": GATE,
+            "status": "True" if here else "False",
+            "lastTransitionTime": format_time(datetime.now(UTC)),
+        }
+        body = {"metadata": {"uid": uid}, "status": {"conditions": [said]}}
+        try:
+            return await self._kube.call("PATCH", where, body, kind="Pod", verb="status", content=STRATEGIC)
+        except Conflict as error:  # another pod has the name now
+            raise NotFound(404, str(error)) from error
 
     async def pod_events(self, namespace: str, name: str, uid: str) -> list[PodEvent]:
         selector = f"involvedObject.kind%3DPod%2CinvolvedObject.name%3D{name}%2CinvolvedObject.uid%3D{uid}"
@@ -106,12 +125,15 @@ class Cluster:
         body = {"metadata": {"labels": labels}}
         await self._kube.call("PATCH", path(CORE, "nodes", name), body, kind="Node", verb="label", merge=True)
 
-    async def machine_exists(self, namespace: str, name: str, uid: str) -> bool:
+    async def machine(self, namespace: str, name: str) -> Object | None:
         try:
-            found = await self._kube.call("GET", path(MACHINES, "namespaces", namespace, PLURAL, name))
+            return await self._kube.call("GET", path(MACHINES, "namespaces", namespace, PLURAL, name))
         except NotFound:
-            return False
-        return bool(found["metadata"]["uid"] == uid)
+            return None
+
+    async def machine_exists(self, namespace: str, name: str, uid: str) -> bool:
+        found = await self.machine(namespace, name)
+        return found is not None and bool(found["metadata"]["uid"] == uid)
 
     async def set_network_finalizers(self, network: Segment, finalizers: list[str]) -> Object:
         body = {"metadata": {"uid": network.uid, "resourceVersion": network.version, "finalizers": finalizers}}
@@ -121,6 +143,11 @@ class Cluster:
         body = {"metadata": {"uid": network.uid, "resourceVersion": network.version}, "status": patch}
         where = f"{_network(network)}/status"
         return await self._kube.call("PATCH", where, body, kind="Network", verb="status", merge=True)
+
+    async def write_migration_status(self, move: Move, patch: Object) -> Object:
+        body = {"metadata": {"uid": move.uid, "resourceVersion": move.version}, "status": patch}
+        where = f"{path(MACHINES, 'namespaces', move.namespace, MIGRATIONS, move.name)}/status"
+        return await self._kube.call("PATCH", where, body, kind="Migration", verb="status", merge=True)
 
     async def machine_names(self) -> set[tuple[str, str]]:
         names: set[tuple[str, str]] = set()

@@ -26,6 +26,8 @@ SECONDS: Final = Histogram("berth_api_seconds", "Time the Kubernetes API took to
 TIMEOUT: Final = 10.0
 _READS: Final = frozenset({"get", "list", "watch"})
 MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
+"""Kubernetes' own kinds know which of their lists are maps."""
 
 
 class Kube:
@@ -60,13 +62,21 @@ class Kube:
         return {**headers, "Content-Type": content_type} if content_type else headers
 
     async def call(
-        self, method: str, path: str, body: Object | None = None, *, kind: str = "", verb: str = "", merge: bool = False
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        *,
+        kind: str = "",
+        verb: str = "",
+        merge: bool = False,
+        content: str = "application/json",
     ) -> Object:
-        """One request. ``kind`` and ``verb`` name a write in the metrics."""
+        """One request. ``kind`` and ``verb`` name a write in the metrics; ``merge``: the body is a merge patch."""
         verb = verb or method.lower()
         if verb not in _READS:
             WRITES.labels(kind, verb).inc()
-        headers = self._headers((MERGE if merge else "application/json") if body is not None else None)
+        headers = self._headers((MERGE if merge else content) if body is not None else None)
         data = _dumps(body).encode() if body is not None else None
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         with SECONDS.labels(verb).time():

@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from berth.effects.ports_cluster import ApiRefused, Conflict, NotFound
+from berth.plan.moves import Move
 from berth.plan.segment import Segment
 from berth.plan.tell import Tell
-from berth.plan.world import FINALIZER, Machine, Object, PodEvent, format_time
+from berth.plan.world import FINALIZER, GATE, Machine, Object, PodEvent, format_time
 
 Key = tuple[str, str]
 
@@ -28,6 +29,7 @@ class MemoryCluster:
         self.pods: dict[Key, Object] = {}
         self.nodes: dict[str, Object] = {}
         self.networks: dict[Key, Object] = {}
+        self.migrations: dict[Key, Object] = {}
         self.events: list[PodEvent] = []
         self.told: list[tuple[str, Tell]] = []
         self.writes: list[str] = []
@@ -44,8 +46,10 @@ class MemoryCluster:
         obj["metadata"]["finalizers"] = list(finalizers)
         return self._machine_changed(obj)
 
-    async def write_status(self, machine: Machine, patch: Object) -> Object:
+    async def write_status(self, machine: Machine, patch: Object, version: str | None = None) -> Object:
         obj = self._machine(machine)
+        if version is not None and obj["metadata"]["resourceVersion"] != version:
+            raise Conflict(409, "the machine has changed")
         self.writes.append("status")
         status = {**obj.get("status", {}), **copy.deepcopy(patch)}
         obj["status"] = {key: value for key, value in status.items() if value is not None}
@@ -67,6 +71,17 @@ class MemoryCluster:
     async def pod(self, namespace: str, name: str) -> Object | None:
         return copy.deepcopy(self.pods.get((namespace, name)))
 
+    async def set_here(self, namespace: str, name: str, uid: str, here: bool) -> Object:
+        obj = self.pods.get((namespace, name))
+        if obj is None or obj["metadata"]["uid"] != uid:
+            raise NotFound(404, f"pod {name} is not there")
+        self.writes.append("here")
+        others = [c for c in obj["status"].get("conditions", []) if c["type"] not in (GATE, "Ready")]
+        well = any(c["type"] == "ContainersReady" and c["status"] == "True" for c in others)
+        ready = {"type": "Ready", "status": "True" if here and well else "False"}
+        obj["status"]["conditions"] = [*others, {"type": GATE, "status": str(here)}, ready]
+        return self.pod_changed((namespace, name))
+
     async def delete_pod(self, namespace: str, name: str, uid: str) -> Object | None:
         self.writes.append("delete")
         return self.end_pod((namespace, name), uid)
@@ -82,6 +97,9 @@ class MemoryCluster:
 
     async def label_node(self, name: str, labels: dict[str, str]) -> None:
         self.nodes[name]["metadata"].setdefault("labels", {}).update(labels)
+
+    async def machine(self, namespace: str, name: str) -> Object | None:
+        return copy.deepcopy(self.machines.get((namespace, name)))
 
     async def machine_exists(self, namespace: str, name: str, uid: str) -> bool:
         found = self.machines.get((namespace, name))
@@ -115,6 +133,22 @@ class MemoryCluster:
     def _network_changed(self, obj: Object) -> Object:
         self._stamp(obj)
         self.on_change("Network", "MODIFIED", copy.deepcopy(obj))
+        return copy.deepcopy(obj)
+
+    async def write_migration_status(self, move: Move, patch: Object) -> Object:
+        obj = self.migrations.get(move.key)
+        if obj is None or obj["metadata"]["uid"] != move.uid:
+            raise NotFound(404, f'migrations "{move.name}" not found')
+        if obj["metadata"]["resourceVersion"] != move.version:
+            raise Conflict(409, "the migration has changed")
+        self.writes.append("migration status")
+        status = {**obj.get("status", {}), **copy.deepcopy(patch)}
+        obj["status"] = {key: value for key, value in status.items() if value is not None}
+        return self._migration_changed(obj)
+
+    def _migration_changed(self, obj: Object) -> Object:
+        self._stamp(obj)
+        self.on_change("Migration", "MODIFIED", copy.deepcopy(obj))
         return copy.deepcopy(obj)
 
     async def machine_names(self) -> set[Key]:
@@ -159,6 +193,22 @@ class MemoryCluster:
             return
         del self.networks[namespace, name]
         self.on_change("Network", "DELETED", copy.deepcopy(obj))
+
+    def apply_migration(self, namespace: str, name: str, spec: Object) -> Object:
+        """Create the Migration, or change its spec."""
+        obj = self.migrations.get((namespace, name))
+        if obj is None:
+            meta: dict[str, Any] = {"namespace": namespace, "name": name, "uid": self.new_uid(), "generation": 0}
+            meta["creationTimestamp"] = format_time(self._clock())
+            obj = self.migrations[namespace, name] = {"metadata": meta, "spec": None}
+        if obj["spec"] != spec:
+            obj["metadata"]["generation"] += 1
+        obj["spec"] = copy.deepcopy(spec)
+        return self._migration_changed(obj)
+
+    def delete_migration(self, namespace: str, name: str) -> None:
+        obj = self.migrations.pop((namespace, name))
+        self.on_change("Migration", "DELETED", copy.deepcopy(obj))
 
     # scheduler and kubelet
 

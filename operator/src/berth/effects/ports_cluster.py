@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from berth.api.order import Order, SegmentMembers
 from berth.errors import Refused
+from berth.plan.moves import Move
 from berth.plan.segment import Segment
 from berth.plan.tell import Tell
 from berth.plan.world import Machine, Object, PodEvent
@@ -44,8 +45,8 @@ class ClusterPort(Protocol):
         """Replace the machine's finalizers; Conflict when it is no longer at that resourceVersion."""
         ...
 
-    async def write_status(self, machine: Machine, patch: Object) -> Object:
-        """Merge into the status; NotFound when the machine went."""
+    async def write_status(self, machine: Machine, patch: Object, version: str | None = None) -> Object:
+        """Merge into the status; NotFound when the machine went, Conflict when it is no longer at that version."""
         ...
 
     async def create_pod(self, manifest: Object) -> Object:
@@ -58,6 +59,10 @@ class ClusterPort(Protocol):
         """Begin its end, with its own grace period; the pod as it is then, None when it is gone at once."""
         ...
 
+    async def set_here(self, namespace: str, name: str, uid: str, here: bool) -> Object:
+        """Open or shut a pod's readiness gate; NotFound when that pod is no more."""
+        ...
+
     async def pod_events(self, namespace: str, name: str, uid: str) -> list[PodEvent]: ...
 
     async def tell(self, machine: Machine, tell: Tell) -> None:
@@ -67,6 +72,10 @@ class ClusterPort(Protocol):
     async def node(self, name: str) -> Object | None: ...
 
     async def label_node(self, name: str, labels: dict[str, str]) -> None: ...
+
+    async def machine(self, namespace: str, name: str) -> Object | None:
+        """Asked of the API server itself."""
+        ...
 
     async def machine_exists(self, namespace: str, name: str, uid: str) -> bool:
         """Whether that very machine is still there, asked of the API server itself."""
@@ -78,6 +87,10 @@ class ClusterPort(Protocol):
 
     async def write_network_status(self, network: Segment, patch: Object) -> Object:
         """Merge into a Network's status; Conflict when it is no longer at the version it was read at."""
+        ...
+
+    async def write_migration_status(self, move: Move, patch: Object) -> Object:
+        """Merge into a Migration's status; Conflict when it is no longer at the version it was read at."""
         ...
 
     async def machine_names(self) -> set[tuple[str, str]]:

@@ -24,6 +24,7 @@ from berth.plan.world import (
     COMPONENT_LABEL,
     EMULATION,
     EPOCH,
+    GATE,
     KVM_LABEL,
     MACHINE,
     RESTARTED_AT,
@@ -102,6 +103,7 @@ def berth_pod(machine: Machine, epoch: int, cluster: Cluster) -> Object:
             },
             "containers": [_container(spec, cluster, mounts)],
             "volumes": volumes,
+            **({"readinessGates": [{"conditionType": GATE}]} if machine.labels else {}),
             **_placement(spec.placement, cluster.emulation),
         },
     }

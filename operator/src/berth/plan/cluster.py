@@ -10,63 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from berth.api.order import GuestState, Order
+from berth.api.order import GuestState
 from berth.api.virtualmachine import Power
 from berth.outcome import Wait
-from berth.plan import backoff, berthpod, history, networks, orders, pending
+from berth.plan import backoff, berthpod, history, migration, networks, orders, pending
+from berth.plan.acts import AddFinalizer, CreateBerth, DeleteBerth, RemoveFinalizer, SendOrder, Step, Withdraw
 from berth.plan.conditions import AGENT_GRACE, HYPERVISOR_GRACE
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict
-from berth.plan.networks import WriteLeases
 from berth.plan.phases import UNKNOWN_AFTER, Life, Place, life, place
 from berth.plan.place import occupied
-from berth.plan.world import FINALIZER, Agent, Object, Pod, World, frozen_spec
-
-
-@dataclass(frozen=True, slots=True)
-class AddFinalizer:
-    """Keep the VirtualMachine until its berth is positively gone."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveFinalizer:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CreateBerth:
-    manifest: Object
-    epoch: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteBerth:
-    """kubelet ends the berth, the berth asks the agent, the agent presses the guest's power button."""
-
-    name: str
-    uid: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SendOrder:
-    node: str
-    order: Order
-    digest: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Let an agent forget an order that its berth went before."""
-
-    node: str
-    reason: str
-
-
-Step = WriteLeases | Withdraw | AddFinalizer | RemoveFinalizer | CreateBerth | DeleteBerth | SendOrder
+from berth.plan.world import FINALIZER, Agent, Pod, World, frozen_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +46,22 @@ _NOTHING: Final[Decision] = ((), False)
 
 
 def _steps(world: World, past: History, verdict: Verdict) -> Decision:
-    berth = world.berth
     if past.last_exit != history.stored(world).last_exit:
         return (), True
+    others = migration.steps(world)
+    own, record = _own_steps(world, past, verdict)
+    return (*others, *own), record or _has_moved(world)
+
+
+def _has_moved(world: World) -> bool:
+    """Whether the guest was handed over to another berth, of which the status does not tell yet."""
+    berth, status = world.berth, world.machine.status
+    return berth is not None and bool(berth.migration) and (status is None or status.epoch < berth.epoch)
+
+
+def _own_steps(world: World, past: History, verdict: Verdict) -> Decision:
+    """For the berth that the machine is in."""
+    berth = world.berth
     if berth is None:
         return _without_berth(world, past, verdict), False
     if berth.terminal:
@@ -110,6 +76,8 @@ def _steps(world: World, past: History, verdict: Verdict) -> Decision:
 
 def _without_berth(world: World, past: History, verdict: Verdict) -> tuple[Step, ...]:
     machine = world.machine
+    if world.incoming is not None or world.former:
+        return ()  # they go first: one of them may have the lock's name
     stale = _stale_order(world)
     if stale is not None:
         return (stale,)
@@ -157,7 +125,9 @@ def _why_end(world: World, berth: Pod, verdict: Verdict) -> str:
         return "spec.power is Off"
     if history.restart_wanted(world, berth):
         return "a restart was asked for"
-    if _never_started(world, berth):
+    if life(world) is Life.MOVED and world.incoming is None:
+        return "the berth that its guest was handed over to is gone"
+    if not berth.migration and _never_started(world, berth):
         return _outdated(world, berth)
     return ""
 
@@ -195,7 +165,7 @@ def _send(world: World, berth: Pod) -> Decision:
     leases, _ = networks.check(world)
     if leases:
         return tuple(leases), False
-    order = orders.order(world.machine, berth, world.cluster, world.networks)
+    order = migration.source_order(world, berth, sends=migration.sends(world))
     if order is None:
         return _NOTHING
     digest = orders.digest(order)
@@ -203,7 +173,10 @@ def _send(world: World, berth: Pod) -> Decision:
         return (() if _unplugs(agent) else tuple(networks.unneeded(world))), False
     status = world.machine.status
     known = status is not None and status.node == berth.node and status.epoch == berth.epoch
-    return (SendOrder(berth.node, order, digest, f"start {berth.epoch}, {order.power}"),), not known
+    why = (
+        f"start {berth.epoch}, {order.power}" if order.outgoing is None else f"send it to {order.outgoing.target.node}"
+    )
+    return (SendOrder(berth.node, order, digest, why),), not known
 
 
 def _unplugs(agent: Agent) -> bool:
@@ -220,7 +193,7 @@ def _has_ended(agent: Agent, berth: Pod) -> bool:
 def _look_again(world: World, past: History, verdict: Verdict) -> float | None:
     """Seconds until time alone can change the outcome."""
     moments = [m for m in _moments(world, past, verdict) if m > world.now]
-    seconds = [(m - world.now).total_seconds() for m in moments]
+    seconds = [(m - world.now).total_seconds() for m in moments] + migration.look_again(world)
     if _is_stuck(world):
         seconds.append(_poll(world))
     waiting = _waiting(world, verdict)

@@ -13,12 +13,13 @@ from typing import Final
 
 from berth.api.order import ReportCondition
 from berth.api.virtualmachine import Condition, ConditionStatus, ConditionType, Phase
-from berth.plan import diagnose, networks
+from berth.plan import berths, diagnose, migration, networks
+from berth.plan import migratable as able
 from berth.plan.diagnose import Cause
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict, restart_wanted
 from berth.plan.phases import Life, Place, agent_silent, life, place
 from berth.plan.place import blocker, occupied, overdue
-from berth.plan.world import World, format_time
+from berth.plan.world import World, format_time, frozen_spec
 
 AGENT_GRACE: Final = timedelta(seconds=5)
 """An agent that is back so soon was never missed: a rollout takes less."""
@@ -225,7 +226,7 @@ PROGRESS: Final = frozenset(
             "Waiting",
         ),
         *("NotReady", "Paused", "ShuttingDown", "GuestEnding", "GuestEnded", "PoweredOff", "BackOff", "InProgress"),
-        *("GuestPoweroff", "ShutDown", "ForcedOff"),
+        *("GuestPoweroff", "ShutDown", "ForcedOff", "Moved", "Arriving"),
     }
 )
 """Reasons that mean "not yet" or "as asked", never that something is wrong."""
@@ -240,6 +241,8 @@ def _guest(seen: Scene) -> Finding:
     kind, world = _T.GUEST_RUNNING, seen.world
     if seen.place in (Place.NONE, Place.OVER):
         return _ended(seen)
+    if world.move is not None and berths.arriving(world) and seen.life in (Life.UNSEEN, Life.COMING):
+        return _not_yet(kind, "Arriving", "The guest is being handed over to this node.")
     refusal = world.agent.refusal if world.agent else None
     if refusal is not None and seen.life in (Life.UNSEEN, Life.COMING, Life.FAILED):
         message = f"The agent of node {world.agent.node if world.agent else ''} refuses the order: {refusal.message}"
@@ -303,6 +306,21 @@ def _ready(seen: Scene, others: list[Finding]) -> Finding:
         return Finding(kind, _S.FALSE, first.reason, first.message, progress=True)
     waiting = next((f for f in others if f.status is not _S.TRUE), guest)
     return _not_yet(kind, waiting.reason, waiting.message)
+
+
+def migratable(world: World) -> Finding:
+    """Whether it could move to another node, and why not: by what it runs with, else by what it will be started with.
+    While a move waits for something, that is what is told."""
+    kind, berth = _T.MIGRATABLE, world.berth
+    cause = migration.cause(world) if world.move is not None else None
+    if cause is not None and world.move is not None:
+        return _problem(kind, cause.reason, f"Migration {world.move.name}: {cause.message}")
+    frozen = frozen_spec(berth) if berth is not None and not berth.terminal else None
+    spec = frozen or world.machine.spec
+    if spec is None:
+        return _not_yet(kind, "InvalidSpec", "See the condition SpecValid.", _S.UNKNOWN)
+    found = able.answer(spec, world.cluster)
+    return Finding(kind, _S.TRUE if found.able else _S.FALSE, found.reason, found.message)
 
 
 def summary(seen: Scene, found: list[Finding], phase: Phase) -> str:

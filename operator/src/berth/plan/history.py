@@ -87,10 +87,13 @@ def stored(world: World) -> History:
 def advance(world: World) -> History:
     """What the status has to remember from now on."""
     history, pod = stored(world), world.last_berth
-    if pod is not None and pod.epoch > history.epoch:  # a new start
+    if pod is not None and pod.epoch > history.epoch and pod.migration:  # it was handed over to it: no new start
+        history = replace(history, epoch=pod.epoch, ending=None)
+    elif pod is not None and pod.epoch > history.epoch:  # a new start
         history = replace(history, epoch=pod.epoch, started_at=None, next_start_at=None, ending=None)
     report = world.report if world.berth is not None else None
-    if report is not None and report.started_at and report.epoch == history.epoch:
+    kept = pod is not None and bool(pod.migration) and history.started_at is not None
+    if report is not None and report.started_at and report.epoch == history.epoch and not kept:
         history = replace(history, started_at=parse_time(report.started_at))
     if world.berth is not None and not world.berth.terminal and asked(world):
         history = replace(history, ending=history.epoch)

@@ -13,6 +13,7 @@ from typing import Final, assert_never
 
 from berth.api.order import GuestState
 from berth.api.virtualmachine import Phase
+from berth.plan import berths
 from berth.plan.history import StartLater, StartNow, StayEnded, StayOff, Verdict
 from berth.plan.world import Pod, World
 
@@ -111,6 +112,14 @@ TABLE: Final[dict[Place, dict[Life, Phase]]] = {
 """A berth that lives decides with its guest; without one (NONE, OVER) the restart policy does: see ``resting``."""
 
 
+def _moves(world: World, seen: Life) -> bool:
+    """Whether it is on its way: another node has a place for it, or it is just coming to this one."""
+    if berths.arriving(world) and world.move is not None:
+        return seen in (Life.UNSEEN, Life.COMING, Life.RUNNING, Life.PAUSED, Life.MOVED)
+    under_way = world.move is not None and world.incoming is not None and world.incoming.node is not None
+    return under_way and seen in (Life.RUNNING, Life.PAUSED)
+
+
 def resting(verdict: Verdict) -> Phase:
     """The phase of a machine whose berth has ended, or that has none."""
     match verdict:
@@ -134,6 +143,8 @@ def phase(world: World, verdict: Verdict, ending: int | None = None) -> Phase:
         return resting(verdict)
     seen = life(world)
     status = world.machine.status
+    if where in (Place.BOUND, Place.UP) and _moves(world, seen):
+        return Phase.MIGRATING
     if seen is Life.UNSEEN and where in (Place.BOUND, Place.UP) and _ran(world) and status is not None:
         return status.phase if status.phase in (Phase.RUNNING, Phase.PAUSED, Phase.UNKNOWN) else Phase.STARTING
     return TABLE[where][seen]
@@ -162,6 +173,8 @@ MOVES: Final[tuple[tuple[Phase, Phase, str], ...]] = (
     (_P.MIGRATING, _P.RUNNING, "it arrived, or stayed where it was"),
     (_P.MIGRATING, _P.PAUSED, "it arrived, or stayed where it was"),
     (_P.MIGRATING, _P.STOPPING, "power: Off, restart, berth deleted"),
+    (_P.MIGRATING, _P.FAILED, "crash, panic, kill"),
+    (_P.MIGRATING, _P.STOPPED, "the guest powers itself off"),
     (_P.MIGRATING, _P.UNKNOWN, "the agent is silent"),
     (_P.RUNNING, _P.UNKNOWN, "the agent is silent"),
     (_P.UNKNOWN, _P.RUNNING, "the agent is back"),

@@ -70,6 +70,7 @@ class Neighbourhood:
     places: tuple[Place, ...] = ()
     sent: Mapping[str, tuple[SegmentMember, ...]] = field(default_factory=dict)  # node → what its agent took last
     reachable: frozenset[str] = frozenset()  # nodes whose agent is connected
+    coming: frozenset[str] = frozenset()  # nodes that a machine on it is about to move to
 
 
 def plan(segment: Segment, seen: Neighbourhood) -> list[Step]:
@@ -100,7 +101,7 @@ def _members(segment: Segment, leases: Sequence[Lease], seen: Neighbourhood) -> 
         for held in sorted(leases, key=lambda held: (held.uid, held.nic))
         if (at := places.get(held.uid)) is not None
     )
-    here = {member.node for member in members}
+    here = {member.node for member in members} | (seen.coming if members else set())
     left = {node for node, had in seen.sent.items() if had}
     wanted = {node: members if node in here else () for node in here | left}
     return [

@@ -9,7 +9,7 @@ import enum
 from datetime import datetime
 from typing import Any, Final
 
-from berth.api.virtualmachine import Condition, GuestInfo, Phase, VirtualMachineStatus
+from berth.api.virtualmachine import Condition, ConditionType, GuestInfo, Phase, VirtualMachineStatus
 from berth.plan import conditions, nics, phases
 from berth.plan.conditions import Finding
 from berth.plan.history import History, StayOff, Verdict
@@ -36,6 +36,7 @@ def status(world: World, history: History, verdict: Verdict) -> VirtualMachineSt
         ip=berth.ip if berth is not None and living else None,
         berth=berth.name if berth is not None else None,
         epoch=history.epoch,
+        migration=world.move.name if world.move is not None and living else None,
         ending=history.ending if berth is not None else None,
         started_at=_time(history.started_at),
         restarts=history.restarts,
@@ -44,7 +45,7 @@ def status(world: World, history: History, verdict: Verdict) -> VirtualMachineSt
         pending_changes=_pending(world) if living and not isinstance(verdict, StayOff) else [],
         guest=_guest(world, seen.life, living),
         nics=nics.statuses(world, living=living),
-        conditions=_stamp(world, found),
+        conditions=_stamp(world, [*found, conditions.migratable(world)]),
     )
 
 
@@ -114,7 +115,7 @@ def urgency(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> Urge
     """Problems, phases a user waits for and answers to a changed spec are told at once; progress is held back."""
     if old == new:
         return Urgency.NONE
-    if any(c.status != "True" and c.reason not in conditions.PROGRESS for c in new.conditions):
+    if any(c.status != "True" and c.reason not in conditions.PROGRESS for c in _prerequisites(new)):
         return Urgency.HELD if old is not None and _same_words(old, new) else Urgency.NOW
     if new.phase in _UNDERWAY and (old is None or old.phase in (*_UNDERWAY, Phase.STOPPED, Phase.FAILED)):
         answered = old is not None and old.observed_generation != new.observed_generation and old.epoch > 0
@@ -124,6 +125,10 @@ def urgency(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> Urge
     if old is not None and _same_words(old, new) and old.observed_generation == new.observed_generation:
         return Urgency.HELD
     return Urgency.NOW
+
+
+def _prerequisites(status: VirtualMachineStatus) -> list[Condition]:
+    return [c for c in status.conditions if c.type != ConditionType.MIGRATABLE]
 
 
 def _same_words(old: VirtualMachineStatus, new: VirtualMachineStatus) -> bool:

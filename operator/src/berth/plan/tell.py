@@ -24,6 +24,7 @@ class Tell:
 _PHASES: Final[dict[Phase, str]] = {
     Phase.RUNNING: "Running",
     Phase.PAUSED: "Paused",
+    Phase.MIGRATING: "Migrating",
     Phase.STOPPING: "Stopping",
     Phase.STOPPED: "Stopped",
     Phase.FAILED: "Failed",
@@ -36,15 +37,29 @@ def tells(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> list[T
     told: list[Tell] = []
     before = {c.type: c.reason for c in (old.conditions if old else ())}
     for c in new.conditions:
-        if c.type != "Ready" and c.status != "True" and c.reason not in PROGRESS and before.get(c.type) != c.reason:
+        if (
+            c.type not in ("Ready", "Migratable")
+            and c.status != "True"
+            and c.reason not in PROGRESS
+            and before.get(c.type) != c.reason
+        ):
             told.append(Tell(c.reason, c.message, warning=True))
-    if new.phase in _PHASES and (old is None or old.phase != new.phase):
+    if old is not None and old.phase is Phase.MIGRATING and new.phase in (Phase.RUNNING, Phase.PAUSED):
+        told.append(_moved(old, new))
+    elif new.phase in _PHASES and (old is None or old.phase != new.phase):
         told.append(_phase(new))
     return told
+
+
+def _moved(old: VirtualMachineStatus, new: VirtualMachineStatus) -> Tell:
+    where = f"The guest {'runs' if new.phase is Phase.RUNNING else 'is'} on node {new.node}"
+    return Tell("Moved", f"{where}: its move is over{f' ({old.migration})' if old.migration else ''}.")
 
 
 def _phase(new: VirtualMachineStatus) -> Tell:
     if new.phase is Phase.RUNNING:
         return Tell("Running", f"Start {new.epoch}: the guest runs on node {new.node}.")
+    if new.phase is Phase.MIGRATING:
+        return Tell("Migrating", f"Migration {new.migration} moves the guest to another node.")
     warning = new.phase in (Phase.FAILED, Phase.UNKNOWN)
     return Tell(_PHASES[new.phase], new.message or f"The machine is {new.phase}.", warning)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -17,7 +17,10 @@ from berth.api import validate
 from berth.api.base import GROUP
 from berth.api.order import Emulation, NodeFacts, Report
 from berth.api.virtualmachine import Power, VirtualMachineSpec, VirtualMachineStatus
+from berth.plan.moves import Move
 from berth.plan.segment import Segment, SegmentKey
+from berth.plan.times import format_time as format_time
+from berth.plan.times import parse_time as parse_time
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON: never turned into the client's model classes, which cost memory and time."""
@@ -30,25 +33,13 @@ RESTARTED_AT: Final = f"{GROUP}/restartedAt"
 KVM_LABEL: Final = f"{GROUP}/kvm"
 VM_LABEL: Final = f"{GROUP}/vm"
 VM_UID_LABEL: Final = f"{GROUP}/vm-uid"
+MIGRATION: Final = f"{GROUP}/migration"
+INCOMING: Final = f"{GROUP}/incoming"
+GATE: Final = f"{GROUP}/here"
+"""A pod's readiness gate, and the condition that opens it: the guest is in this berth."""
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 COMPONENT: Final = "berth"
 NETWORK_STATUS: Final = "k8s.v1.cni.cncf.io/network-status"
-
-
-def parse_time(text: str | None) -> datetime | None:
-    """An RFC 3339 time, or None when there is none or it is none."""
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def format_time(moment: datetime) -> str:
-    """Whole seconds, as Kubernetes writes times."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +133,11 @@ class Pod:
     machine: str = ""  # the annotation: JSON of the spec it was made from
     emulation: str = ""
     restarted_at: datetime | None = None  # the machine's last restart request when this berth was made
+    restart_request: str = ""  # the same, as it was written
+    migration: str = ""  # the uid of the Migration that it was made for
+    came_from: tuple[str, int] = ("", 0)  # with a migration: the source's node and epoch
+    gated: bool = False  # it has the readiness gate
+    here: bool = False  # what the gate's condition says
     image: str = ""  # the berth's own
     reason: str = ""  # pod-level, for example Evicted
     message: str = ""
@@ -164,6 +160,7 @@ def read_pod(obj: Object) -> Pod:
     scheduled = conditions.get("PodScheduled", {})
     waiting, terminated = state.get("waiting"), state.get("terminated")
     epoch = annotations.get(EPOCH, "0")
+    gated = any(gate.get("conditionType") == GATE for gate in spec.get("readinessGates") or ())
     return Pod(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -181,13 +178,18 @@ def read_pod(obj: Object) -> Pod:
         machine=annotations.get(MACHINE, ""),
         emulation=annotations.get(EMULATION, ""),
         restarted_at=parse_time(annotations.get(RESTARTED_AT)),
+        restart_request=annotations.get(RESTARTED_AT, ""),
+        migration=annotations.get(MIGRATION, ""),
+        came_from=_came_from(annotations.get(INCOMING, "")),
+        gated=gated,
+        here=conditions.get(GATE, {}).get("status") == "True",
         image=next((c.get("image", "") for c in spec.get("containers") or ()), ""),
         reason=status.get("reason", ""),
         message=status.get("message", ""),
         scheduling=_why(scheduled) if scheduled.get("status") == "False" else None,
         waiting=_why(waiting) if waiting else None,
         running="running" in state,
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=conditions.get("ContainersReady" if gated else "Ready", {}).get("status") == "True",
         ended=_ended(terminated) if terminated else None,
     )
 
@@ -202,6 +204,12 @@ def _attachments(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     except (ValueError, TypeError, KeyError, AttributeError):
         return ()
     return tuple(found)
+
+
+def _came_from(text: str) -> tuple[str, int]:
+    """``NODE EPOCH``, as incoming.py wrote it."""
+    node, _, epoch = text.rpartition(" ")
+    return (node, int(epoch)) if epoch.isdigit() else ("", 0)
 
 
 def _why(part: Object) -> tuple[str, str]:
@@ -254,6 +262,7 @@ class Agent:
     present: bool = False  # whether the machine is on the node still, as far as the agent has said
     sent: str | None = None  # digest of the Order that this connection's agent accepted last
     refusal: Refusal | None = None  # its answer to the last Order, when it was no
+    address: str = ""  # where its node is reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +273,7 @@ class Cluster:
     berth_pull_policy: str = "IfNotPresent"
     emulation: Emulation = Emulation.NEVER
     kvm: tuple[tuple[str, bool, str], ...] = ()  # node, usable, reason: of every agent that ever connected
+    door_seconds: int = 3600  # so long a berth that its guest has left may be a door
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +290,13 @@ class World:
     node_exists: bool = True  # that node's Node object
     create_refusal: Refusal | None = None  # the API server's last answer to our berth, when it was no
     networks: Mapping[SegmentKey, Segment] = field(default_factory=dict)  # those it names or has leases of
+    move: Move | None = None  # the Migration that is under way
+    incoming: Pod | None = None  # the berth that it moves to
+    former: tuple[Pod, ...] = ()  # berths that it has left, in the order in which it did
+    agents: Mapping[str, Agent] = field(default_factory=dict)  # of the nodes of all its berths
+    move_refusal: Refusal | None = None  # the API server's last answer to the incoming berth, when it was no
+    move_events: tuple[PodEvent, ...] = ()  # of an incoming berth that is stuck
+    idle_doors: Mapping[str, datetime] = field(default_factory=dict)  # pod's uid → since when nothing goes through
 
     @property
     def berth(self) -> Pod | None:
