@@ -14,9 +14,9 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ from berth.effects.cluster import Cluster as Port
 from berth.effects.kube import Kube
 from berth.effects.memory_cluster import MemoryCluster
 from berth.effects.ports_cluster import ClusterPort, Conflict, NotFound
-from berth.plan.berthpod import berth_pod
+from berth.plan import incoming, moves
 from berth.plan.acts import CreateBerth
+from berth.plan.berthpod import berth_pod
 from berth.plan.tell import Tell
 from berth.plan.world import Cluster as Common
-from berth.plan.world import Object, read_machine, read_pod
+from berth.plan.world import Object, World, read_machine, read_pod
 from testbed.kube import ROOT, wait
 from tests.cluster.conftest import Bed
 
@@ -211,18 +212,37 @@ class Both:
         self.make = make
 
 
+Contract = Callable[[Both, str], Awaitable[None]]
+
+
 @pytest.mark.parametrize("side", ["memory", "kubernetes"])
 async def test_both_clusters_keep_the_same_contract(installed: Bed, home: str, side: str) -> None:
+    await keep(contract, installed, home, side)
+
+
+@pytest.mark.parametrize("side", ["memory", "kubernetes"])
+async def test_both_clusters_keep_the_same_contract_for_moves(installed: Bed, home: str, side: str) -> None:
+    await keep(moves_contract, installed, home, side)
+
+
+async def keep(contract: Contract, installed: Bed, home: str, side: str) -> None:
     if side == "memory":
         memory = MemoryCluster(lambda: datetime.now(UTC))
-        await contract(Both(memory, lambda obj: memory.apply(home, obj["metadata"]["name"], obj["spec"])), home)
+
+        def remember(obj: Object) -> Object:
+            name, spec = obj["metadata"]["name"], obj["spec"]
+            make = memory.apply_migration if obj["kind"] == "Migration" else memory.apply
+            return make(home, name, spec)
+
+        await contract(Both(memory, remember), home)
         return
     kube = Kube.connect(str(installed.settings.kubeconfig))
     try:
 
         def make(obj: Object) -> Object:
             installed.cluster.apply(obj)
-            where = f"/apis/berth.dev/v1alpha1/namespaces/{home}/virtualmachines/{obj['metadata']['name']}"
+            plural = f"{obj['kind'].lower()}s"
+            where = f"/apis/berth.dev/v1alpha1/namespaces/{home}/{plural}/{obj['metadata']['name']}"
             found = installed.cluster.get(where)
             assert found is not None
             return found
@@ -230,6 +250,48 @@ async def test_both_clusters_keep_the_same_contract(installed: Bed, home: str, s
         await contract(Both(Port(kube, "test"), make), home)
     finally:
         await kube.close()
+
+
+async def moves_contract(both: Both, home: str) -> None:
+    port, seen = both.port, read_machine(both.make(machine("web", home)))
+    seen = replace(seen, labels={"app": "shop"})
+    owner = await port.write_status(seen, {"epoch": 1, "berth": "berth-web"})
+    version = owner["metadata"]["resourceVersion"]
+    await port.write_status(seen, {"message": "news"}, version)
+    with pytest.raises(Conflict):
+        await port.write_status(seen, {"epoch": 2}, version)
+    with pytest.raises(Conflict):  # also when it would change nothing
+        await port.write_status(seen, {"epoch": 1}, version)
+
+    body: Object = {"vm": "web", "target": {"nodeName": "n2"}, "bandwidth": "1G"}
+    meta = {"name": "m", "namespace": home}
+    obj = both.make({"apiVersion": "berth.dev/v1alpha1", "kind": "Migration", "metadata": meta, "spec": body})
+    move = moves.read(obj)
+    told = await port.write_migration_status(move, {"phase": "Scheduling", "phases": []})
+    assert moves.read(told).underway
+    with pytest.raises(Conflict):
+        await port.write_migration_status(move, {"phase": "Preparing"})
+
+    common = Common("example.invalid/berth:1")
+    first = read_pod(await port.create_pod(berth_pod(seen, 1, common)))
+    source = replace(first, node="n1")
+    manifest = incoming.pod(World(datetime.now(UTC), seen, common, pod=source), move, source)
+    assert manifest is not None
+    second = read_pod(await port.create_pod(manifest))
+    assert (second.migration, second.came_from, second.epoch, second.gated) == (move.uid, ("n1", 1), 2, True)
+    assert (first.gated, first.here, second.here) == (True, False, False)
+    with pytest.raises(Conflict):
+        await port.create_pod(manifest)  # one of each epoch
+    assert read_pod(await port.set_here(home, second.name, second.uid, True)).here
+    assert not read_pod(await port.set_here(home, second.name, second.uid, False)).here
+    with pytest.raises(NotFound):
+        await port.set_here(home, second.name, str(uuid.uuid4()), True)
+    with pytest.raises(NotFound):
+        await port.set_here(home, "never", second.uid, True)
+    assert await port.machine(home, "never") is None
+    assert await port.machine(home, "web") is not None
+    for pod in (first, second):
+        await port.delete_pod(home, pod.name, pod.uid)
 
 
 async def contract(both: Both, home: str) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 Json = dict[str, Any]
 VMS = "/apis/berth.dev/v1alpha1/namespaces/lab/virtualmachines"
+MIGRATIONS = "/apis/berth.dev/v1alpha1/namespaces/lab/migrations"
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Server:
     patches: list[Json] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     on_patch: Callable[[Server], None] = lambda server: None
+    on_look: Callable[[Server], None] = lambda server: None
     kubeconfig: Path = Path()
 
     def put(self, name: str, spec: Json | None = None, status: Json | None = None, generation: int = 1) -> Json:
@@ -36,7 +38,12 @@ class Server:
 
     def answer(self, method: str, path: str, body: Json | None) -> tuple[int, Json]:
         where = urlsplit(path).path
-        if where.endswith(("/virtualmachines", "/events", "/services", "/networkpolicies", "/pods")):
+        if method == "POST" and body is not None:
+            self.objects[f"{where}/{body['metadata']['name']}"] = body
+            return 201, body
+        if method == "GET" and where.startswith(f"{MIGRATIONS}/"):
+            self.on_look(self)
+        if where.endswith(("/migrations", "/virtualmachines", "/events", "/services", "/networkpolicies", "/pods")):
             return 200, {"items": [o for p, o in self.objects.items() if p.startswith(f"{where}/")]}
         if where not in self.objects:
             return 404, {"message": f"{where} not found"}
@@ -63,7 +70,7 @@ def serve(folder: Path) -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_PATCH = do_DELETE = _any
+        do_GET = do_POST = do_PATCH = do_DELETE = _any
 
         def log_message(self, format: str, *args: Any) -> None:
             return

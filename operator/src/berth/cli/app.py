@@ -22,6 +22,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("restart", "power", "Power"),
     ("pause", "power", "Power"),
     ("resume", "power", "Power"),
+    ("migrate", "migrate", "Power"),
     ("validate", "files", "Without a cluster"),
     ("render", "files", "Without a cluster"),
     ("plan", "files", "Without a cluster"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from berth.api.base import GROUP, VERSION
+from berth.api.migration import PLURAL as MIGRATIONS
 from berth.api.virtualmachine import PLURAL
 from berth.errors import BerthError, Refused, Unavailable
 
@@ -59,6 +60,21 @@ class Cluster:
     def patch(self, name: str, body: Json) -> Json:
         return self.call("PATCH", f"{self._machines()}/{name}", body=body)
 
+    def migrations(self) -> list[Json]:
+        try:
+            return list(self.call("GET", self._migrations())["items"])
+        except NotThere:  # the chart of before
+            return []
+
+    def migration(self, name: str) -> Json:
+        return self.call("GET", f"{self._migrations()}/{name}")
+
+    def create_migration(self, body: Json) -> Json:
+        return self.call("POST", self._migrations(), body=body, content="application/json")
+
+    def patch_migration(self, name: str, body: Json) -> Json:
+        return self.call("PATCH", f"{self._migrations()}/{name}", body=body)
+
     def pod(self, name: str) -> Json | None:
         try:
             return self.call("GET", f"/api/v1/namespaces/{self.access.namespace}/pods/{name}")
@@ -81,13 +97,15 @@ class Cluster:
             found += self.call("GET", path)["items"]
         return sorted(found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""))
 
-    def call(self, method: str, path: str, body: Json | None = None) -> Json:
+    def call(
+        self, method: str, path: str, body: Json | None = None, content: str = "application/merge-patch+json"
+    ) -> Json:
         """One request; errors are told in the user's terms. The client's pool knows the certificates, this the words:
         the generated methods differ from one release of the client to the next."""
         from urllib3.exceptions import HTTPError
 
         configuration = self.client.configuration
-        headers = {"Accept": "application/json", "Content-Type": "application/merge-patch+json"}
+        headers = {"Accept": "application/json", "Content-Type": content}
         headers |= {a["key"]: a["value"] for a in configuration.auth_settings().values() if a["in"] == "header"}
         data = None if body is None else json.dumps(body)
         try:
@@ -103,6 +121,9 @@ class Cluster:
 
     def _machines(self) -> str:
         return f"/apis/{GROUP}/{VERSION}/namespaces/{self.access.namespace}/{PLURAL}"
+
+    def _migrations(self) -> str:
+        return f"/apis/{GROUP}/{VERSION}/namespaces/{self.access.namespace}/{MIGRATIONS}"
 
 
 class NotThere(Refused):

@@ -20,6 +20,8 @@ COLOURS: Final = {
     "Stopped": "bright_black",
     "Failed": "red",
     "Unknown": "red",
+    "Succeeded": "green",
+    "Cancelled": "yellow",
 }
 """Phases that come and go by themselves are cyan."""
 

@@ -16,6 +16,7 @@ from berth.api.virtualmachine import Power
 from berth.cli import screen
 from berth.cli.cluster import connect
 from berth.cli.listing import age
+from berth.cli.migrate import is_over, phase, told
 from berth.cli.net import interfaces
 from berth.cli.options import Context, Kubeconfig, Name, Namespace
 from berth.cli.power import _power
@@ -37,7 +38,8 @@ def why_command(
     berth = status.get("berth")
     pod = cluster.pod(berth) if berth else None
     events = cluster.events(name, *([berth] if berth else []))
-    show(vm, pod, events, datetime.now(UTC))
+    moves = [m for m in cluster.migrations() if m["spec"].get("vm") == name and not is_over(m)]
+    show(vm, pod, events, datetime.now(UTC), moves)
     if not all_is_well(vm):
         raise typer.Exit(1)
 
@@ -48,7 +50,8 @@ def all_is_well(vm: Json) -> bool:
     if status.get("observedGeneration") != vm["metadata"].get("generation") or "deletionTimestamp" in vm["metadata"]:
         return False
     conditions = {c["type"]: c["status"] for c in status.get("conditions") or ()}
-    if status.get("phase") != _GOALS[power] or conditions.get("SpecValid") == "False":
+    moving = power is not Power.OFF and status.get("phase") == "Migrating"
+    if (status.get("phase") != _GOALS[power] and not moving) or conditions.get("SpecValid") == "False":
         return False
     return power is not Power.ON or conditions.get("Ready") == "True"
 
@@ -62,11 +65,12 @@ def next_step(vm: Json) -> str:
         waiting = status.get("pendingChanges")
         return f"`berth restart {vm['metadata']['name']}` puts the pending changes into effect" if waiting else ""
     texts = [status.get("message", "")]
-    texts += [c.get("message", "") for c in status.get("conditions") or () if c["status"] != "True"]
+    wrong = [c for c in status.get("conditions") or () if c["status"] != "True" and c["type"] != "Migratable"]
+    texts += [c.get("message", "") for c in wrong]
     return next((text.partition(NEXT)[2].strip() for text in texts if NEXT in text), "")
 
 
-def show(vm: Json, pod: Json | None, events: list[Json], now: datetime) -> None:
+def show(vm: Json, pod: Json | None, events: list[Json], now: datetime, moves: list[Json] | None = None) -> None:
     status, meta = vm.get("status") or {}, vm["metadata"]
     out = screen.out
     out.print(Text(f"{meta['namespace']}/{meta['name']}  ", style="bold") + screen.coloured(status.get("phase", "")))
@@ -76,6 +80,8 @@ def show(vm: Json, pod: Json | None, events: list[Json], now: datetime) -> None:
     if status.get("nics"):
         _section("Interfaces", interfaces(vm, status))
     _section("Conditions", conditions(status, now))
+    if moves:
+        _section("Moves", _moves(moves))
     if status.get("pendingChanges"):
         _section("Changes that wait for the next start", "\n".join(f"  {p}" for p in status["pendingChanges"]))
     if events:
@@ -157,6 +163,15 @@ def conditions(status: Json, now: datetime) -> Table:
         since = age(condition.get("lastTransitionTime"), now)
         text = Text(condition.get("message", ""))
         found.add_row(Text(mark, style=colour), condition["type"], f"{condition['reason']} {since}", text)
+    return found
+
+
+def _moves(moves: list[Json]) -> Table:
+    found = Table(box=None, show_header=False, pad_edge=True)
+    for _ in range(3):
+        found.add_column(overflow="fold", no_wrap=_ < 2)
+    for move in moves:
+        found.add_row(move["metadata"]["name"], screen.coloured(phase(move).value), Text(told(move)))
     return found
 
 
