@@ -16,6 +16,7 @@ from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders
 from tests.contract import agents, hostile, pods
 from tests.contract.agent_bench import VMS, Libvirtd, World, destroy
+from tests.contract.segment_lab import Lab
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +53,14 @@ def machines() -> Iterator[MachineFolders]:
 @pytest.fixture
 def berths(machines: MachineFolders) -> NodeBerths:
     return NodeBerths(machines, rescan_seconds=0)
+
+
+@pytest.fixture
+def lab(start_pod: Callable[..., pods.FakePod], berths: NodeBerths, tmp_path: Path) -> Iterator[Lab]:
+    """Nodes with guests on segments, none yet."""
+    made = Lab(start_pod, berths, tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture

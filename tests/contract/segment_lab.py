@@ -255,6 +255,16 @@ class Lab:
         os.close(self.underlay)
 
 
+def up(lab: Lab, *nodes: Node, order: SegmentOrder = OVERLAY) -> list[Guest]:
+    """A guest on each node, known to each other."""
+    guests = [lab.guest(node, order).start() for node in nodes]
+    for node in {node.name: node for node in nodes}.values():
+        node.tell(*guests, order=order)
+    for guest in guests:
+        guest.configure()
+    return guests
+
+
 @contextlib.contextmanager
 def _pid_of(netns: int) -> Iterator[str]:
     """A name of the namespace that `ip link` takes."""

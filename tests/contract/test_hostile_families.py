@@ -6,12 +6,8 @@ kernels speak from it unasked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 
-from berth.effects.berths import NodeBerths
 from tests.contract import pods
 from tests.contract.segment_frames import (
     BROADCAST,
@@ -26,13 +22,6 @@ from tests.contract.segment_lab import Guest, Lab, mac
 
 FOREIGN6 = ("2001:db8::9", "fd00:9::b", "fd00:9::c", "fe80::99", "::")
 FOREIGN4 = ("10.9.0.11", "10.9.0.12", "172.16.0.9", "0.0.0.0", "169.254.1.1")
-
-
-@pytest.fixture
-def lab(start_pod: Callable[..., pods.FakePod], berths: NodeBerths, tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(start_pod, berths, tmp_path)
-    yield made
-    made.close()
 
 
 def pair(lab: Lab, version: int) -> tuple[Guest, Guest]:

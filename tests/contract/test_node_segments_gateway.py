@@ -8,14 +8,11 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from berth.api.order import LimitOrder, NicOrder
 from berth.effects import dhcp, frames, namespaces, wiring
-from berth.effects.berths import NodeBerths
 from tests.contract import pods
 from tests.contract.lan import ask, run, serve
 from tests.contract.segment_lab import OVERLAY, Guest, Lab, Node, mac
@@ -24,13 +21,6 @@ NAT = OVERLAY.model_copy(update={"nat": True})
 GATEWAYS = ("10.9.0.1", "fd00:9::1")
 BROADCAST = b"\xff" * 6
 Frame = bytes
-
-
-@pytest.fixture
-def lab(start_pod: Callable[..., pods.FakePod], berths: NodeBerths, tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(start_pod, berths, tmp_path)
-    yield made
-    made.close()
 
 
 def behind_its_berth(lab: Lab, node: Node, **words: object) -> Guest:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from berth.api.order import NicKind
 from berth.effects import namespaces, wiring
-from berth.effects.berths import NodeBerths
-from tests.contract import pods
 from tests.contract.lan import run
 from tests.contract.segment_frames import (
     BROADCAST,
@@ -30,13 +27,6 @@ from tests.contract.segment_frames import (
 from tests.contract.segment_lab import OVERLAY, Guest, Lab, mac
 
 FOREIGN = "52:54:00:66:66:66"
-
-
-@pytest.fixture
-def lab(start_pod: Callable[..., pods.FakePod], berths: NodeBerths, tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(start_pod, berths, tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

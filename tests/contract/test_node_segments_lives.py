@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from berth.api.order import NicKind, NicOrder, SegmentKind, SegmentOrder
-from berth.effects.berths import NodeBerths
 from tests.contract import pods
 from tests.contract.lan import run
 from tests.contract.segment_lab import OVERLAY, Guest, Lab, Node
@@ -20,13 +17,6 @@ RED = OVERLAY.model_copy(update={"uid": "7c1b3c0e-1c55-4d9e-9a3b-222222222222", 
 BRIDGE = SegmentOrder(
     uid="7c1b3c0e-1c55-4d9e-9a3b-333333333333", name="lab/lan", kind=SegmentKind.BRIDGE, device="br-lab"
 )
-
-
-@pytest.fixture
-def lab(start_pod: Callable[..., pods.FakePod], berths: NodeBerths, tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(start_pod, berths, tmp_path)
-    yield made
-    made.close()
 
 
 def on(node: Node) -> dict[str, list[str]]:
