@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,8 @@ from berth.domain.observed import DomainState
 from berth.domain.redaction import redacted
 from berth.effects.hypervisor import Libvirt
 from berth.effects.ports import DomainEventKind
-from berth.errors import HostFault
+from berth.effects.ports_moving import Way
+from berth.errors import BerthError, HostFault
 from tests.contract import libvirtd
 from tests.contract.libvirtd import Bench
 
@@ -111,3 +113,22 @@ def test_the_power_button_shuts_a_guest_down(bench: Bench) -> None:
     bench.hypervisor.press_power_button(bench.uid)
     bench.gone()
     bench.heard(DomainEventKind.STOPPED, "shutdown")
+
+
+def test_nothing_is_sent_before_it_is_asked_for(bench: Bench) -> None:
+    bench.hypervisor.create_paused(bench.xml())
+    assert bench.hypervisor.transfer(bench.uid) is None
+    assert bench.hypervisor.transfer(UNKNOWN) is None
+    bench.hypervisor.abort_migration(bench.uid)
+    bench.hypervisor.abort_migration(UNKNOWN)
+    assert state(bench) is DomainState.PAUSED
+
+
+def test_a_guest_that_nobody_takes_stays(bench: Bench, tmp_path: Path) -> None:
+    way = Way(str(tmp_path / "nobody"), str(tmp_path / "memory"), bench.xml())
+    bench.hypervisor.create_paused(bench.xml())
+    bench.hypervisor.resume(bench.uid)
+    for uid in (bench.uid, UNKNOWN):
+        with pytest.raises(BerthError):
+            bench.hypervisor.migrate(uid, way)
+    assert state(bench) is DomainState.RUNNING

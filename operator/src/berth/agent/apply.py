@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Final, assert_never
 
-from berth.agent.machines import Machine, Machines, Place, Unplugging
+from berth.agent.handovers import Handovers
+from berth.agent.machines import Arrival, Machine, Machines, Place, Unplugging
 from berth.agent.world import World
 from berth.api.order import NicKind, NicOrder, NodeFacts, Order
 from berth.domain import build, host, metadata, nics, xml
 from berth.domain.devices import address
-from berth.domain.observed import StartRecord
+from berth.domain.observed import StartRecord, TransferStats
 from berth.effects.ports import Berth
 from berth.errors import BerthError, HostFault, Unavailable
 from berth.plan import gathered, steps
@@ -51,8 +53,9 @@ def groups(plan: tuple[Step, ...]) -> Iterator[list[Step]]:
 
 
 class Applier:
-    def __init__(self, world: World, machines: Machines, ring: Callable[..., None]) -> None:
+    def __init__(self, world: World, machines: Machines, ring: Callable[..., None], handovers: Handovers) -> None:
         self._world = world
+        self._handovers = handovers
         self._machines = machines
         self._ring = ring
 
@@ -99,12 +102,12 @@ class Applier:
                 place.taps = await run(world.network.create_taps, uid, guest_uid, order.machine.nics)
             case steps.CreatePaused(order=order):
                 await self._create(machine, order, facts)
-            case steps.AttachNetwork(order=order):
-                await run(world.network.attach, uid, _berth(machine, order), order.machine.nics, _hostname(order))
-                _place(machine, order).network = order.machine.nics
+            case steps.AttachNetwork(order=order, silent=silent):
+                await self._wire(machine, order, world.network.attach, silent=silent)
+                if silent:
+                    await run(self._handovers.ready_to_ask, machine, order)
             case steps.ServeNetwork(order=order):
-                await run(world.network.serve, uid, _berth(machine, order), order.machine.nics, _hostname(order))
-                _place(machine, order).network = order.machine.nics
+                await self._wire(machine, order, world.network.serve)
             case steps.PlugNic(order=order, nic=nic, slot=slot):
                 await self._plug(machine, order, nic, slot)
             case steps.UnplugNic(nic=name, alias=alias):
@@ -121,6 +124,9 @@ class Applier:
             case steps.Resume():
                 await run(world.hypervisor.resume, uid)
                 machine.resumed_at = asyncio.get_running_loop().time()
+                if machine.released is not None:
+                    here = int((time.monotonic() - machine.released_at) * 1000)
+                    machine.pause_ms, machine.released = machine.released.stopped_ms + here, None
             case steps.Suspend():
                 await run(world.hypervisor.suspend, uid)
             case steps.RecordOrder(order=order):
@@ -136,8 +142,55 @@ class Applier:
                 await self._exit(machine.place(pod), code, note)
             case steps.CleanUp():
                 await self._clean_up(machine)
+            case _:
+                await self._move(machine, step, facts)
+
+    async def _move(self, machine: Machine, step: steps.MovingStep, facts: NodeFacts) -> None:
+        """The steps of a machine that moves."""
+        run, handovers = self._world.run, self._handovers
+        match step:
+            case steps.BeginSending(order=order):
+                machine.stopped_at, machine.transfer = None, TransferStats()
+                await run(handovers.begin, machine, order)
+            case steps.GiveUp(code=code, reason=reason):
+                await run(handovers.give_up, machine, code, reason)
+            case steps.FailSending():
+                await run(handovers.fail, machine)
+            case steps.RunOn():
+                await run(handovers.run_on, machine)
+            case steps.LetGo():
+                await run(handovers.finish, machine)
+            case steps.LeadOn(order=order):
+                await run(handovers.lead_on, machine, order)
+            case steps.AwaitGuest(order=order):
+                await self._await_guest(machine, order, facts)
+            case steps.AskSource(order=order):
+                await run(handovers.ask, machine, order)
+            case steps.Arrive(order=order):
+                berth, flows = _berth(machine, order), machine.released.flows if machine.released is not None else ()
+                await run(self._world.network.arrive, machine.uid, berth, flows)
+                await run(self._world.network.announce, machine.uid, berth, order.machine.nics)
+            case steps.FailReceiving(order=order, reason=reason):
+                await run(handovers.fail_receiving, machine, order, reason)
             case _ as never:
                 assert_never(never)
+
+    async def _wire(self, machine: Machine, order: Order, how: Callable[..., None], *, silent: bool = False) -> None:
+        place, nics = _place(machine, order), order.machine.nics
+        more = {"doors": order.doors, "silent": silent}
+        await self._world.run(how, machine.uid, _berth(machine, order), nics, _hostname(order), **more)
+        place.network, place.doors = nics, order.doors
+
+    async def _await_guest(self, machine: Machine, order: Order, facts: NodeFacts) -> None:
+        """Let the source begin: the copy is made of this very XML."""
+        incoming, moving = order.incoming, self._world.moving
+        if incoming is None or moving is None:
+            raise HostFault("this agent cannot take guests of other nodes", reason="MoveUnsupported")
+        guest_uid = self._machines.guest_uid(machine)
+        domain = await self._domain(machine, order, facts)
+        machine.new_start()
+        await self._world.run(moving.folders.moving, machine.uid, guest_uid)
+        machine.arrival = Arrival(incoming.migration, incoming.source.node, domain, guest_uid)
 
     async def _prepare_media(self, machine: Machine, order: Order) -> None:
         hardware = order.machine
@@ -153,14 +206,17 @@ class Applier:
         )
 
     async def _create(self, machine: Machine, order: Order, facts: NodeFacts) -> None:
+        domain = await self._domain(machine, order, facts)
+        machine.new_start()
+        await self._world.run(self._world.hypervisor.create_paused, domain)
+
+    async def _domain(self, machine: Machine, order: Order, facts: NodeFacts) -> str:
         place = _place(machine, order)
         accelerator = host.choose_accelerator(order.emulation, kvm_usable=facts.kvm_usable)
         if place.files is None or accelerator is None:
             raise HostFault("the plan creates a domain before its files and its host are known", reason="InternalError")
         this_host = await self._host(machine, order, accelerator)
-        domain = xml.render(build.build(order, place.files, place.taps, this_host))
-        machine.new_start()
-        await self._world.run(self._world.hypervisor.create_paused, domain)
+        return xml.render(build.build(order, place.files, place.taps, this_host))
 
     async def _host(self, machine: Machine, order: Order, accelerator: host.Accelerator) -> host.Host:
         """What this domain needs to know of the node."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from berth.agent.machines import Machines
@@ -46,6 +47,8 @@ class Events:
                 machine.agent_channel = event.detail == "connected"
                 if machine.info is not None and not machine.agent_channel:
                     machine.info = machine.info.model_copy(update={"agent_connected": False})
+            case DomainEventKind.SUSPENDED if event.detail == "migrated":
+                machine.stopped_at = time.monotonic()
             case (
                 DomainEventKind.STARTED
                 | DomainEventKind.SUSPENDED

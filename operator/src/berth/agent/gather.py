@@ -6,18 +6,21 @@ It changes nothing in the world, only what the machine remembers of it.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Final
 
+from berth.agent.handovers import Handovers, overdue
 from berth.agent.machines import Machine, Place
 from berth.agent.world import World
 from berth.api.order import NodeFacts
 from berth.domain import xml
-from berth.domain.observed import Guest, StartRecord
+from berth.domain.observed import Guest, HandoverRecord, StartRecord
 from berth.effects.ports import Berth
 from berth.errors import HostFault, HypervisorDown
 from berth.plan import fate
 from berth.plan.gathered import FATE_PATIENCE, Gathered, Unplug
+from berth.plan.handover import Gate
 
 SURE_SECONDS: Final = 1.0
 """A berth process that was never seen by this agent is lost only when it is missed twice, this far apart."""
@@ -35,9 +38,10 @@ class _Seen:
     folder: bool
     berths: dict[str, Berth | None]
     network_lost: bool
+    handover: HandoverRecord | None
 
 
-async def gather(world: World, machine: Machine, facts: NodeFacts) -> Gathered:
+async def gather(world: World, machine: Machine, facts: NodeFacts, handovers: Handovers | None = None) -> Gathered:
     seen = await world.run(_look, world, machine)
     now = asyncio.get_running_loop().time()
     machine.guest, machine.record = seen.guest, seen.record
@@ -72,7 +76,27 @@ async def gather(world: World, machine: Machine, facts: NodeFacts) -> Gathered:
         exit_told=place.exit_told_at is not None and now - place.exit_told_at < EXIT_SECONDS,
         kvm_usable=facts.kvm_usable,
         kvm_reason=facts.kvm_reason,
+        doors=place.doors,
+        handover=seen.handover,
+        gate=handovers.gate(machine.uid) if handovers is not None else Gate.NONE,
+        held_age=_age(handovers.held_since(machine.uid), time.monotonic()) if handovers is not None else None,
+        overdue=_overdue(machine, world),
+        transfer=machine.transfer,
+        listening=_listening(machine),
+        answer=machine.answer,
+        source_silent=machine.source_silent,
+        forward=place.forward,
     )
+
+
+def _overdue(machine: Machine, world: World) -> bool:
+    outgoing = machine.order.outgoing if machine.order is not None else None
+    return outgoing is not None and overdue(outgoing, world.now())
+
+
+def _listening(machine: Machine) -> bool:
+    incoming = machine.order.incoming if machine.order is not None else None
+    return incoming is not None and machine.arrival is not None and machine.arrival.migration == incoming.migration
 
 
 def _look(world: World, machine: Machine) -> _Seen:
@@ -91,7 +115,15 @@ def _look(world: World, machine: Machine) -> _Seen:
     pods |= {machine.order.berth.pod_uid} if machine.order is not None else set()
     found = {pod: _berth(world, machine, pod) for pod in pods}
     folder = record is not None or machine.uid in world.berths.folders()
-    return _Seen(hypervisor, guest, record, folder, found, _network_lost(world, guest, record, found))
+    return _Seen(
+        hypervisor,
+        guest,
+        record,
+        folder,
+        found,
+        _network_lost(world, guest, record, found),
+        world.berths.handover_record(machine.uid),
+    )
 
 
 def _network_lost(

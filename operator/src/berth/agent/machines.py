@@ -10,13 +10,16 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from berth.agent.questions import Released
+from berth.api.handover import DoorOrder, Forward
 from berth.api.order import Fate, NicOrder, NicReport, Order, Report
 from berth.api.virtualmachine import GuestInfo
 from berth.domain.files import MediaFiles
-from berth.domain.observed import Guest, StartRecord
+from berth.domain.observed import Guest, StartRecord, TransferStats
 from berth.effects.ports import Berth, BerthLink
 from berth.errors import HostFault, Refused, StaleEpoch
 from berth.plan import gathered
+from berth.plan.handover import Answer
 from berth.plan.report import Failure
 
 
@@ -36,6 +39,8 @@ class Place:
     network: tuple[NicOrder, ...] | None = None  # the NICs it is set up for and served
     files: MediaFiles | None = None
     taps: dict[str, str] = field(default_factory=dict)
+    doors: tuple[DoorOrder, ...] = ()  # that the network is set up for
+    forward: Forward | None = None  # where it leads, as a door
 
     def close(self) -> None:
         if self.linking is not None:
@@ -43,6 +48,16 @@ class Place:
         if self.link is not None:
             self.link.close()
         self.linking = self.link = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """All is ready for a guest that comes from another node."""
+
+    migration: str
+    source: str  # the node
+    xml: str
+    guest_uid: int
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +101,15 @@ class Machine:
     nics: tuple[NicReport, ...] = ()  # as the guest tells
     agent_channel: bool | None = None  # None: not known since this agent started
     told: bool = False  # a listener was sent the fate
+    arrival: Arrival | None = None
+    answer: Answer = Answer.NONE
+    source_silent: bool = False
+    released: Released | None = None  # the source's yes
+    released_at: float = 0.0
+    pause_ms: int | None = None  # of the migration that brought it here
+    stopped_at: float | None = None  # when a migration stopped it here
+    transfer: TransferStats = field(default_factory=TransferStats)
+    connections: int | None = None
     left_at: float | None = None  # since when nothing of it is here
     phases: dict[str, float] = field(default_factory=dict)  # seconds per phase of the start under way
 
@@ -107,6 +131,7 @@ class Machine:
         self.pressed_at = self.resumed_at = self.left_at = None
         self.info, self.nics, self.agent_channel, self.told = None, (), None, False
         self.cut_off, self.presses, self.unplugs = "", 0, {}
+        self.answer, self.source_silent, self.released, self.pause_ms = Answer.NONE, False, None, None
 
 
 class Machines:

@@ -78,7 +78,13 @@ async def serve(chosen: Settings, world: World, stop: asyncio.Event) -> None:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     door = Door(runner, chosen.host_ip, chosen.agent_port)
-    enrollment = Enrollment(chosen, world.now, door.open)
+
+    async def renewed(credentials: Credentials) -> None:
+        await door.open(credentials)
+        if node.handovers.tunnel is not None:
+            node.handovers.tunnel.renew(credentials.identity, credentials.authorities)
+
+    enrollment = Enrollment(chosen, world.now, renewed)
 
     def missing() -> str:
         return enrollment.problem or ("" if door.is_open else "the API is not open yet")
@@ -90,6 +96,8 @@ async def serve(chosen: Settings, world: World, stop: asyncio.Event) -> None:
         enrolling.cancel()
         await runner.cleanup()
         door.close()
+        if node.handovers.tunnel is not None:
+            node.handovers.tunnel.close()
     await node.stop()
 
 

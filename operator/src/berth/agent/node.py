@@ -6,6 +6,7 @@ Starting it touches no guest that runs; stopping it touches none either.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -15,16 +16,18 @@ from berth.agent.berthwatch import BerthWatch
 from berth.agent.doorbell import Doorbell
 from berth.agent.events import Events
 from berth.agent.guestinfo import GuestInfos
-from berth.agent.machines import Machines
+from berth.agent.handovers import Handovers
+from berth.agent.machines import Machine, Machines
 from berth.agent.metrics import Metrics
 from berth.agent.reconcile import Reconciler
 from berth.agent.reports import Hub
 from berth.agent.segments import Segments
 from berth.agent.settings import Settings
 from berth.agent.world import World
-from berth.api.order import Report
+from berth.api.order import GuestState, Report
 from berth.errors import BerthError
 
+PROGRESS_SECONDS: Final = 1.0
 PATIENCE: Final = 1.0
 """After a look that failed unexpectedly: long enough not to spin."""
 
@@ -46,7 +49,10 @@ class Node:
         self._events = Events(self.machines, self._rung, self._connection)
         self._watch = BerthWatch(world, self.bell.ring)
         self._infos = GuestInfos(world, self.machines, self.bell.ring)
-        self._reconciler = Reconciler(world, self.machines, self.hub, self.bell.ring, self._watch, self.metrics)
+        self.handovers = Handovers(world, self.machines, lambda uid: _ring_from_thread(loop, self.bell, uid))
+        self._reconciler = Reconciler(
+            world, self.machines, self.hub, self.bell.ring, self._watch, self.metrics, self.handovers
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._listed = False  # libvirt has told once which domains there are
         self._unseen: set[str] = set()  # of those that were here then, the ones nobody has looked at yet
@@ -57,6 +63,7 @@ class Node:
         self._begin(self._probe(), "probe")
         self._begin(self._watch.run(), "watch berths")
         self._begin(self._infos.run(), "guest info")
+        self._begin(self._progress(), "progress of migrations")
         self._begin(self.segments.run(), "segments")
         for number in range(self._settings.workers):
             self._begin(self._work(), f"worker {number}")
@@ -70,6 +77,32 @@ class Node:
             for place in machine.places.values():
                 place.close()
         self._world.hypervisor.close()
+
+    async def _progress(self) -> None:
+        """How far the guests are that are sent away, and how many connections still come through the doors."""
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            for uid in self.handovers.sending():
+                machine = self.machines.get(uid)
+                with contextlib.suppress(BerthError):
+                    stats = await self._world.run(self._world.hypervisor.transfer, uid)
+                    if machine is not None and stats is not None:
+                        machine.transfer = stats
+                        self.bell.ring(uid)
+            for machine in self.machines.all():
+                await self._count(machine)
+
+    async def _count(self, machine: Machine) -> None:
+        report = self.hub.report(machine.uid)
+        if report is None or report.state is not GuestState.MOVED:
+            return
+        berth = machine.place(report.pod_uid).berth
+        with contextlib.suppress(BerthError):
+            if berth is not None:
+                found = await self._world.run(self._world.network.connections, machine.uid, berth)
+                if found != machine.connections:
+                    machine.connections = found
+                    self.bell.ring(machine.uid)
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -154,3 +187,8 @@ class Node:
 
     def _first_report(self, uid: str) -> Report:
         return self._reconciler.first_report(uid)
+
+
+def _ring_from_thread(loop: asyncio.AbstractEventLoop, bell: Doorbell, uid: str) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(bell.ring, uid)

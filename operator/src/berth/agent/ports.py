@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from berth.agent.settings import Settings
-from berth.agent.world import Runner, World
+from berth.agent.world import Moving, Runner, World
 from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders
 from berth.effects.hypervisor import Libvirt
@@ -15,6 +15,7 @@ from berth.effects.links import ControlLinks
 from berth.effects.media import NodeMedia
 from berth.effects.network import NodeNetwork
 from berth.effects.probe import HostProber
+from berth.effects.qemu_process import NodeQemus
 from berth.effects.segment_devices import NodeSegments
 from berth.effects.segments import Place
 
@@ -32,4 +33,5 @@ def real(settings: Settings, run: Runner, now: Callable[[], datetime]) -> World:
         prober=HostProber(),
         run=run,
         now=now,
+        moving=Moving(NodeQemus(), folders, settings.host_ip, settings.peer_port),
     )

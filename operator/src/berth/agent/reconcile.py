@@ -13,6 +13,7 @@ from typing import Final
 from berth.agent import gather
 from berth.agent.apply import Applier, StepFailed
 from berth.agent.berthwatch import BerthWatch
+from berth.agent.handovers import Handovers
 from berth.agent.machines import Machine, Machines
 from berth.agent.metrics import Metrics
 from berth.agent.reports import Hub
@@ -45,22 +46,30 @@ _log = logging.getLogger(__name__)
 
 class Reconciler:
     def __init__(
-        self, world: World, machines: Machines, hub: Hub, ring: Callable[..., None], watch: BerthWatch, metrics: Metrics
+        self,
+        world: World,
+        machines: Machines,
+        hub: Hub,
+        ring: Callable[..., None],
+        watch: BerthWatch,
+        metrics: Metrics,
+        handovers: Handovers,
     ) -> None:
+        self._handovers = handovers
         self._world = world
         self._machines = machines
         self._hub = hub
         self._ring = ring
         self._watch = watch
         self._metrics = metrics
-        self._applier = Applier(world, machines, ring)
+        self._applier = Applier(world, machines, ring, handovers)
 
     async def reconcile(self, uid: str) -> None:
         machine = self._machines.get(uid)
         if machine is None:
             return
         for _ in range(ROUNDS):
-            g = await gather.gather(self._world, machine, self._facts)
+            g = await gather.gather(self._world, machine, self._facts, self._handovers)
             plan = planner.plan(g)
             acted = plan.acts and not self._held_back(machine, plan) and await self._apply(machine, g, plan)
             self._tell(machine, g, plan)
@@ -149,6 +158,8 @@ class Reconciler:
             files_ready=place is not None and place.files is not None,
             guest=machine.info,
             guest_nics=machine.nics,
+            pause_ms=machine.pause_ms,
+            connections=machine.connections,
             before=before,
         )
         told = report.report(g, progress)

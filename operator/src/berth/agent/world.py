@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ParamSpec, Protocol, TypeVar
 
+from berth.effects.folders import MachineFolders
 from berth.effects.ports import BerthLinks, Berths, Hypervisor, Journal, Media, Network, Prober
+from berth.effects.ports_moving import Qemus
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,6 +21,16 @@ class Runner(Protocol):
     """Calls something that blocks without stopping the loop."""
 
     def __call__(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """What moving guests needs beside the rest: QEMU's processes, folders for sockets, where other agents call."""
+
+    qemus: Qemus
+    folders: MachineFolders
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,7 @@ class World:
     prober: Prober
     run: Runner
     now: Callable[[], datetime]
+    moving: Moving | None = None  # None: guests cannot move
 
 
 def in_threads(executor: Executor) -> Runner:

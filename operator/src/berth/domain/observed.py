@@ -100,3 +100,15 @@ class HandoverRecord:
     qemu: QemuProcess | None = None  # source
     reason: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStats:
+    """How far it is, in bytes."""
+
+    total: int = 0
+    remaining: int = 0
+    sent: int = 0
+    bytes_per_second: int = 0
+    dirty_bytes_per_second: int = 0
+    rounds: int = 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,14 @@ class MachineFolders:
         if guest_uid is not None:
             os.chown(folder, 0, guest_uid)
             folder.chmod(0o710)
+        return folder
+
+    def moving(self, vm_uid: str, owner: int = 0) -> Path:
+        """An empty folder in it for the sockets of one migration, which only its owner may enter."""
+        folder = self.make(vm_uid) / "move"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        os.chown(folder, owner, owner)
         return folder
 
     def write(self, vm_uid: str, name: str, text: str) -> Path:
@@ -68,6 +77,7 @@ class MachineFolders:
             raise HostFault(f"{left[0]}: is still mounted; something mounts there again", reason="MountBusy")
         if not folder.is_dir():
             return
+        shutil.rmtree(folder / "move", ignore_errors=True)  # sockets
         for entry in os.scandir(folder):  # flat, and never recursive: a mount overlooked here holds somebody's data
             os.rmdir(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
         folder.rmdir()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from berth.domain.observed import QemuProcess
+from berth.domain.observed import TransferStats as TransferStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +18,6 @@ class Way:
     xml: str  # of the copy
     bytes_per_second: int | None = None
     downtime_ms: int = 300
-
-
-@dataclass(frozen=True, slots=True)
-class TransferStats:
-    """How far it is, in bytes."""
-
-    total: int = 0
-    remaining: int = 0
-    sent: int = 0
-    bytes_per_second: int = 0
-    dirty_bytes_per_second: int = 0
-    rounds: int = 0
 
 
 class Qemus(Protocol):

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+from berth.api.handover import DoorOrder, Forward
 from berth.api.order import Fate, GuestState, NicOrder, Order, OrderPower
-from berth.domain.observed import DomainState, Guest, StartRecord
+from berth.domain.observed import DomainState, Guest, HandoverRecord, HandoverState, StartRecord, TransferStats
 from berth.plan import steps
+from berth.plan.handover import Answer, Gate
 
 FATE_PATIENCE: Final = 2.0
 """Seconds that the event which tells a guest's fate may come later than its absence is seen."""
@@ -69,6 +71,25 @@ class Gathered:
     """The berth was told to exit."""
     kvm_usable: bool = False
     kvm_reason: str = ""
+    doors: tuple[DoorOrder, ...] = ()
+    """The doors that the network is set up for."""
+    handover: HandoverRecord | None = None
+    """What this node has written down of a migration."""
+    gate: Gate = Gate.NONE
+    """This agent's own transfer of the guest to another node."""
+    held_age: float | None = None
+    """Seconds since all memory was there and the guest stands still for the other node's agent."""
+    overdue: bool = False
+    """The ordered migration's deadline is over."""
+    transfer: TransferStats = field(default_factory=TransferStats)
+    listening: bool = False
+    """Disks and taps are ready for a guest that comes from another node."""
+    answer: Answer = Answer.NONE
+    """What the source said when it was asked to let go."""
+    source_silent: bool = False
+    """It was asked, and said nothing."""
+    forward: Forward | None = None
+    """Where the berth leads to, as a door."""
 
     @property
     def served(self) -> bool:
@@ -85,12 +106,15 @@ class Life(enum.Enum):
     PAUSED = "paused"
     ENDING = "ending"
     ENDED = "ended"
+    MOVED = "moved"
 
 
 def life(g: Gathered) -> Life:
     """Which row of the table applies."""
     if g.guest is None:
-        return Life.ABSENT if g.record is None else Life.ENDED
+        if g.record is None:
+            return Life.ABSENT
+        return Life.MOVED if moved(g) else Life.ENDED
     match g.guest.state:
         case DomainState.RUNNING:
             return Life.RUNNING
@@ -130,6 +154,7 @@ def state(g: Gathered) -> GuestState:
             return GuestState.PREPARING if ready else GuestState.WAITING
         case Life.LOADED:
             held = g.guest is not None and wanted(g, g.guest).power is OrderPower.PAUSED and g.served
+            held = held and g.guest is not None and g.guest.order.incoming is None  # a copy is no guest yet
             return GuestState.PAUSED if held else GuestState.STARTING
         case Life.RUNNING:
             return GuestState.STOPPING if g.shutdown_asked else GuestState.RUNNING
@@ -139,6 +164,8 @@ def state(g: Gathered) -> GuestState:
             return GuestState.STOPPING
         case Life.ENDED:
             return GuestState.ENDED
+        case Life.MOVED:
+            return GuestState.MOVED
         case _ as never:
             assert_never(never)
 
@@ -161,6 +188,12 @@ def pod(g: Gathered) -> str | None:
     if g.record is not None:
         return g.record.pod_uid
     return g.order.berth.pod_uid if g.order is not None else None
+
+
+def moved(g: Gathered) -> bool:
+    """Whether there is no QEMU any more, or only a frozen one, because the guest was handed over."""
+    gone = (HandoverState.LETTING_GO, HandoverState.HANDED_OVER)
+    return g.guest is None and g.handover is not None and g.handover.state in gone
 
 
 def marked(g: Gathered, guest: Guest) -> bool:

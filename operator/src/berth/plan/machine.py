@@ -21,8 +21,9 @@ from typing import Final, assert_never
 from berth.api.order import Order, OrderPower
 from berth.domain import host, redaction
 from berth.domain.observed import DomainState, Guest, StartRecord
-from berth.plan import gathered, plug, steps
+from berth.plan import gathered, moving, plug, steps
 from berth.plan.gathered import FATE_PATIENCE, Gathered
+from berth.plan.handover import Take
 from berth.plan.steps import Awaited, Plan, Step
 
 BUTTON_INTERVAL: Final = 10.0
@@ -67,6 +68,12 @@ def _with_guest(g: Gathered, guest: Guest) -> Iterator[Step]:
     if g.network_lost and pod in g.present:
         yield steps.Destroy("NetworkLost", f"the network of its berth (pod {pod}) was made anew without it")
         return
+    if moving.is_copy(g, guest):
+        yield from moving.copy(g, guest)
+        return
+    if leaving := moving.source(g):
+        yield from leaving
+        return
     match guest.state:
         case DomainState.RUNNING:
             yield from _running(g, guest)
@@ -95,8 +102,24 @@ def _absent(g: Gathered) -> Iterator[Step]:
     elif host.choose_accelerator(order.emulation, kvm_usable=g.kvm_usable) is None:
         text = f"the order demands KVM, which is not usable on this node: {g.kvm_reason or 'not probed yet'}"
         yield steps.CannotRun("KvmNotUsable", text)
+    elif order.incoming is not None:
+        yield from _await(g, order)
     else:
         yield from _start(order)
+
+
+def _await(g: Gathered, order: Order) -> Iterator[Step]:
+    """The guest comes from another node: libvirt makes the domain, asked by the other node's."""
+    match moving.target(g, order):
+        case Take.PREPARE:
+            yield steps.PrepareCgroup(order, f"epoch {order.epoch} is to come to pod {order.berth.pod_name}")
+            yield steps.PrepareMedia(order, "QEMU opens its files at fixed paths")
+            yield steps.CreateTaps(order, "libvirt opens the taps in the agent's network namespace")
+            yield steps.AwaitGuest(order, "all is ready for the guest's memory")
+        case Take.LISTEN:
+            yield steps.WaitFor(Awaited.MIGRATION, LOOK_AGAIN, "the guest is about to come from another node")
+        case _:
+            yield steps.WaitFor(Awaited.MIGRATION, LOOK_AGAIN, "the guest stayed at the other node")
 
 
 def _start(order: Order) -> Iterator[Step]:
@@ -173,6 +196,10 @@ def _ended(g: Gathered, record: StartRecord) -> Iterator[Step]:
     """It ran and it is gone: hand its fate to the berth, then leave nothing behind."""
     if record.pod_uid in g.lost:
         yield steps.CleanUp(f"the guest of epoch {record.epoch} and its berth are gone")
+    elif leaving := moving.source(g):
+        yield from leaving
+    elif gathered.moved(g):
+        yield from _door(g, record)
     elif g.fate is not None:
         yield from _end_berth(g, record.pod_uid, g.fate.exit_code, g.fate.message or g.fate.reason)
     elif g.ended_age < FATE_PATIENCE:
@@ -180,6 +207,20 @@ def _ended(g: Gathered, record: StartRecord) -> Iterator[Step]:
         yield steps.WaitFor(Awaited.FATE, FATE_PATIENCE - g.ended_age, text)
     else:
         yield from _end_berth(g, record.pod_uid, 1, "the guest ended while nobody looked")
+
+
+def _door(g: Gathered, record: StartRecord) -> Iterator[Step]:
+    """It was handed over: the berth leads to where the guest is, until its pod is deleted."""
+    order = gathered.accepted(g)
+    if g.shutdown_asked:
+        yield from _end_berth(g, record.pod_uid, 0, "the guest moved to another node")
+        return
+    forward = order.forward if order is not None and order.epoch == record.epoch else None
+    if order is not None and forward is not None and forward != g.forward and record.pod_uid in g.present:
+        yield steps.LeadOn(order, f"the guest is on node {forward.node}")
+    if order is not None and order.epoch > record.epoch:
+        text = f"epoch {order.epoch} starts when the berth of epoch {record.epoch} is gone"
+        yield steps.WaitFor(Awaited.OLD_BERTH, LOOK_AGAIN, text)
 
 
 def _end_berth(g: Gathered, pod: str, exit_code: int, note: str) -> Iterator[Step]:
@@ -212,7 +253,7 @@ def _press_interval(presses: int) -> float:
 
 def _serve(g: Gathered, guest: Guest, order: Order) -> Iterator[Step]:
     order = plug.carried(guest, order)
-    if order.berth.pod_uid not in g.present or g.network == order.machine.nics:
+    if order.berth.pod_uid not in g.present or (g.network == order.machine.nics and g.doors == order.doors):
         return
     if _records_first(g, guest, order):
         yield steps.RecordOrder(redaction.redacted(order), "an agent that takes over has to know what it serves")

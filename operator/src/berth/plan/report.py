@@ -12,7 +12,7 @@ from typing import Final
 from berth.api.order import GuestState, NicReport, Report, ReportCondition
 from berth.api.virtualmachine import ConditionStatus, ConditionType, GuestInfo
 from berth.domain.observed import Guest
-from berth.plan import gathered, plug, steps
+from berth.plan import gathered, moving, plug, steps
 from berth.plan.gathered import Gathered, Life
 from berth.plan.steps import Plan, Step
 
@@ -29,7 +29,7 @@ _NETWORK_STEPS: Final = (
     steps.SetLink,
 )
 _ALIVE: Final = (GuestState.RUNNING, GuestState.PAUSED, GuestState.STOPPING)
-_SEEN: Final = (*_ALIVE, GuestState.ENDED)
+_SEEN: Final = (*_ALIVE, GuestState.MOVED, GuestState.ENDED)
 _LOST_HYPERVISOR: Final = "libvirtd does not answer; a running guest goes on. Next: see the agent pod's log"
 
 
@@ -52,6 +52,8 @@ class Progress:
     files_ready: bool = False
     guest: GuestInfo | None = None
     guest_nics: tuple[NicReport, ...] = ()
+    pause_ms: int | None = None
+    connections: int | None = None
     before: Report | None = None
     """The report that was told last: what is kept while libvirt does not answer."""
 
@@ -75,6 +77,8 @@ def report(g: Gathered, p: Progress) -> Report | None:
         fate=g.fate if state is GuestState.ENDED else None,
         guest=p.guest if state in _ALIVE else None,
         guest_nics=p.guest_nics if state in _ALIVE else (),
+        migration=moving.report(g, p.pause_ms),
+        connections=p.connections if state is GuestState.MOVED else None,
         conditions=(_disks(g, p), _network(g, p, state), _running(g, p, state)),
     )
 

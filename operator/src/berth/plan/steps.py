@@ -70,10 +70,11 @@ class CreatePaused:
 
 @dataclass(frozen=True, slots=True)
 class AttachNetwork:
-    """Network.attach: before the guest runs for the first time."""
+    """Network.attach: before the guest runs for the first time; ``silent`` while it runs elsewhere."""
 
     order: Order
     reason: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,83 @@ class CleanUp:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class BeginSending:
+    """Write down that the guest is sent, then send it."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """End the transfer: libvirt lets the guest run on here."""
+
+    code: str  # Stopped | DeadlineExceeded | Cancelled | TargetSilent | Replaced
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailSending:
+    """Write down that it failed, for ever; thaw QEMU; the network stays here."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunOn:
+    """Thaw QEMU, Hypervisor.resume: the migration left the guest stopped."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Kill the frozen QEMU, see it dead, write that down."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeadOn:
+    """Network.depart: the berth is a door, and leads to where the guest is now."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitGuest:
+    """Disks and taps are there: let the other node's agent begin."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskSource:
+    """Ask the source's agent to let go of its guest: Gathered.answer."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrive:
+    """Network.arrive, Network.announce: the guest is about to run here."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailReceiving:
+    """Write down that it failed, for ever: the copy is about to be destroyed."""
+
+    order: Order
+    reason: str
+
+
 class Awaited(enum.Enum):
     """What a machine waits for."""
 
@@ -180,6 +258,7 @@ class Awaited(enum.Enum):
     BERTH_END = "BerthEnd"
     FATE = "Fate"
     UNPLUG = "Unplug"
+    MIGRATION = "Migration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +269,10 @@ class WaitFor:
     seconds: float
     reason: str
 
+
+MovingStep = (
+    BeginSending | GiveUp | FailSending | RunOn | LetGo | LeadOn | AwaitGuest | AskSource | Arrive | FailReceiving
+)
 
 Step = (
     RefuseOrder
@@ -212,6 +295,7 @@ Step = (
     | Destroy
     | ExitBerth
     | CleanUp
+    | MovingStep
     | WaitFor
 )
 

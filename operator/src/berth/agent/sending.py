@@ -1,0 +1,163 @@
+"""One guest on its way to another node, at the source: libvirt's call in a thread, its connections through the tunnel.
+
+libvirt dials two unix sockets that only root can reach; behind each is a TLS connection to the other node's agent. Of
+its connection to the other libvirt the ``Gate`` keeps the last answer. It decides nothing; handovers.py makes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from berth.agent.questions import PREPARE, Prepared
+from berth.api.handover import Outgoing
+from berth.effects import relay
+from berth.effects.libvirt_frames import Gate
+from berth.effects.ports import Hypervisor
+from berth.effects.ports_moving import Way
+from berth.effects.tunnel import Hello, Tunnel
+from berth.errors import BerthError
+from berth.plan import handover
+
+LIBVIRT: Final = "libvirt"
+MEMORY: Final = "memory"
+_BUFFER: Final = 4 << 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Sending:
+    """``on_change`` is called from threads of its own: when the answer is held, and when it is over."""
+
+    uid: str
+    outgoing: Outgoing
+    folder: Path
+    tunnel: Tunnel
+    hypervisor: Hypervisor
+    on_change: Callable[[], None]
+    held_at: float | None = None
+    finished: bool = False
+    error: BerthError | None = None
+    _ended: bool = False
+    _plain: list[socket.socket] = field(default_factory=list)
+    _libvirt: socket.socket | None = None
+    changed: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._gate = Gate(self._on_held)
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"send {self.uid[:8]}", daemon=True).start()
+
+    @property
+    def gate(self) -> handover.Gate:
+        if self.finished:
+            return handover.Gate.NONE
+        if self._ended:
+            return handover.Gate.ENDED
+        if self.held_at is None:
+            return handover.Gate.OPEN
+        return handover.Gate.HELD if self.holds() else handover.Gate.ENDED
+
+    def holds(self) -> bool:
+        """Whether libvirt still waits for the answer, at this very moment."""
+        return self._libvirt is not None and not self._ended and self._gate.holds(self._libvirt)
+
+    def end(self) -> None:
+        """Its connections are over: libvirt lets the guest run on, unless QEMU is frozen or dead."""
+        self._ended = True
+        for plain in list(self._plain):
+            with contextlib.suppress(OSError):
+                plain.shutdown(socket.SHUT_RDWR)
+        self.changed.set()
+
+    def _on_held(self) -> None:
+        self.held_at = time.monotonic()
+        self.changed.set()
+        self.on_change()
+
+    def _hello(self, channel: str) -> Hello:
+        return Hello(migration=self.outgoing.migration, uid=self.uid, channel=channel)
+
+    def _run(self) -> None:
+        sockets: list[socket.socket] = []
+        try:
+            prepared = self._prepared()
+            sockets = [self._listen(channel) for channel in (LIBVIRT, MEMORY)]
+            way = Way(
+                libvirt_socket=str(self.folder / LIBVIRT),
+                memory_socket=str(self.folder / MEMORY),
+                xml=prepared.xml,
+                bytes_per_second=self.outgoing.bytes_per_second,
+                downtime_ms=self.outgoing.downtime_ms,
+            )
+            if not self._ended:
+                self.hypervisor.migrate(self.uid, way)
+        except BerthError as error:
+            self.error = error
+            _log.info("the guest was not sent by libvirt", extra={"uid": self.uid, "error": str(error)})
+        except Exception:
+            _log.exception("sending failed", extra={"uid": self.uid})
+        finally:
+            self.end()
+            for listening in sockets:
+                with contextlib.suppress(OSError):
+                    listening.shutdown(socket.SHUT_RDWR)
+                listening.close()
+            self.finished = True
+            self.on_change()
+
+    def _prepared(self) -> Prepared:
+        line = self.tunnel.dial(self.outgoing.target, self._hello(PREPARE))
+        try:
+            return Prepared.model_validate_json(line.hear())
+        finally:
+            line.close()
+
+    def _listen(self, channel: str) -> socket.socket:
+        path = self.folder / channel
+        path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX)
+        old = os.umask(0o177)  # the folder is root's alone already
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(old)
+        listening.listen()
+        threading.Thread(target=self._accept, args=(listening, channel), name=channel, daemon=True).start()
+        return listening
+
+    def _accept(self, listening: socket.socket, channel: str) -> None:
+        while True:
+            try:
+                plain, _ = listening.accept()
+            except OSError:
+                return  # it is over
+            threading.Thread(target=self._carry, args=(plain, channel), name=channel, daemon=True).start()
+
+    def _carry(self, plain: socket.socket, channel: str) -> None:
+        with contextlib.closing(plain):
+            try:
+                line = self.tunnel.dial(self.outgoing.target, self._hello(channel))
+            except BerthError as error:
+                _log.warning("no way to the other node", extra={"uid": self.uid, "error": str(error)})
+                return
+            self._plain.append(plain)
+            if self._ended:
+                line.close()
+                return
+            if channel == LIBVIRT:
+                self._libvirt = plain
+                relay.relay(plain, line.raw(), self._gate.forth, self._gate.back)
+            else:
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+                relay.relay(plain, line.raw())
