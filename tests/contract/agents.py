@@ -48,6 +48,9 @@ class Controller:
     port: int = field(default_factory=free_port)
     agent_port: int = field(default_factory=free_port)
     health_port: int = field(default_factory=free_port)
+    node: str = NODE
+    host: str = "127.0.0.1"
+    agent_host: str = "127.0.0.1"
     lines: list[dict[str, Any]] = field(default_factory=list)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     _heard: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -61,12 +64,12 @@ class Controller:
         app.router.add_post("/v1/enroll", self._enroll)
         runner = web.AppRunner(app, shutdown_timeout=1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=tls.open_server_context(identity)).start()
+        await web.TCPSite(runner, self.host, self.port, ssl_context=tls.open_server_context(identity)).start()
         self._stack.push_async_callback(runner.cleanup)
         client = certificates.new_identity(self.authority, tls.CONTROLLER_NAME, now=now())
         connector = aiohttp.TCPConnector(ssl=tls.client_context(client, self.authority.certificate.decode()))
         self.session = await self._stack.enter_async_context(
-            aiohttp.ClientSession(f"https://127.0.0.1:{self.agent_port}", connector=connector)
+            aiohttp.ClientSession(f"https://{self.agent_host}:{self.agent_port}", connector=connector)
         )
         listening = asyncio.create_task(self._listen())
         self._stack.callback(listening.cancel)
@@ -76,7 +79,9 @@ class Controller:
 
     async def _enroll(self, request: web.Request) -> web.Response:
         csr = EnrollRequest.model_validate_json(await request.read()).csr
-        signed = certificates.sign_node(self.authority, csr.encode(), node=NODE, addresses=["127.0.0.1"], now=now())
+        signed = certificates.sign_node(
+            self.authority, csr.encode(), node=self.node, addresses=[self.agent_host], now=now()
+        )
         return web.json_response(text=EnrollAnswer(certificate=signed.decode()).model_dump_json())
 
     async def send(self, order: Order, seconds: float = 20) -> tuple[int, Any]:
@@ -85,7 +90,7 @@ class Controller:
         async with asyncio.timeout(seconds):
             while True:
                 try:
-                    async with self.session.put(f"/v1/vms/{order.uid}", data=body, server_hostname=NODE) as answer:
+                    async with self.session.put(f"/v1/vms/{order.uid}", data=body, server_hostname=self.node) as answer:
                         if answer.status != 503:
                             return answer.status, json.loads(await answer.text())
                 except aiohttp.ClientError:
@@ -97,7 +102,7 @@ class Controller:
         timeout = aiohttp.ClientTimeout(total=None, sock_read=30)
         while True:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with self.session.get("/v1/reports", server_hostname=NODE, timeout=timeout) as answer:
+                async with self.session.get("/v1/reports", server_hostname=self.node, timeout=timeout) as answer:
                     async for line in answer.content:
                         await self._take(json.loads(line))
             await asyncio.sleep(0.05)
@@ -139,15 +144,16 @@ class Agent:
     vms: Path
     log: Path
     process: asyncio.subprocess.Process | None = None
+    prefix: tuple[str, ...] = ()  # to be on another node
 
     async def start(self, **more: str) -> None:
         c = self.controller
         settings = {
-            "BERTH_NODE_NAME": NODE,
-            "BERTH_HOST_IP": "127.0.0.1",
+            "BERTH_NODE_NAME": c.node,
+            "BERTH_HOST_IP": c.agent_host,
             "BERTH_AGENT_PORT": str(c.agent_port),
             "BERTH_HEALTH_PORT": str(c.health_port),
-            "BERTH_ENROLL_URL": f"https://127.0.0.1:{c.port}/v1/enroll",
+            "BERTH_ENROLL_URL": f"https://{c.host}:{c.port}/v1/enroll",
             "BERTH_ENROLL_SERVER_NAME": NAMES[0],
             "BERTH_TOKEN_FILE": str(c.folder / "token"),
             "BERTH_CA_FILE": str(c.folder / "ca.crt"),
@@ -158,6 +164,7 @@ class Agent:
         }
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
+                *self.prefix,
                 sys.executable,
                 "-m",
                 "berth.agent",

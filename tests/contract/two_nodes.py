@@ -1,0 +1,262 @@
+"""Two nodes on one machine, for guests that move: each with its own libvirtd, agent, mounts, network and host name.
+
+They share the process namespace, as pods' processes must be found from an agent; they reach each other, and the
+controller of the test, over a bridge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from berth.api.handover import Incoming, Outgoing, Peer
+from berth.api.order import BerthRef, Order
+from berth.effects import certificates
+from testbed import guests
+from tests.contract import agents, lan, pods
+from tests.contract.agent_bench import VMS, Console, tiny
+
+HERE = "10.99.0.1"
+PEER_PORT = 8555
+_MAKE = r"""
+hostname $1
+for folder in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
+    mkdir -p $folder; mount -t tmpfs -o mode=755 tmpfs $folder
+done
+cp -r /etc/libvirt/. $2/etc; mount --bind $2/etc /etc/libvirt
+printf '127.0.0.1 localhost %s\n' $1 > $2/hosts; mount --bind $2/hosts /etc/hosts
+echo "host_uuid = \"$3\"" >> /etc/libvirt/libvirtd.conf
+mkdir -p /run/berth/vms
+ip link set lo up
+touch $2/ready
+exec sleep 100000
+"""
+
+_PIDS = "for file in /run/libvirt/qemu/*.pid; do cat $file; echo; done"
+
+
+def shell(command: str) -> None:
+    subprocess.run(["sh", "-euc", command], check=True)
+
+
+@dataclass
+class Node:
+    """``run`` is a command on it."""
+
+    name: str
+    address: str
+    folder: Path
+    held: subprocess.Popen[bytes] | None = None
+    libvirtd: subprocess.Popen[bytes] | None = None
+
+    def up(self) -> None:
+        (self.folder / "etc").mkdir(parents=True)
+        unshare = ["unshare", "--mount", "--net", "--uts", "--propagation=private", "sh", "-euc", _MAKE, "node"]
+        self.held = subprocess.Popen([*unshare, self.name, str(self.folder), str(uuid.uuid4())])
+        pods.until((self.folder / "ready").exists, 10, f"node {self.name}")
+        link = f"v{self.name}"
+        shell(f"ip link add {link} type veth peer name eth0 netns {self.held.pid}; ip link set {link} master nodes up")
+        self.run("ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
+        self.run("ip", "link", "set", "eth0", "up")
+        self.start_libvirtd()
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        assert self.held is not None
+        return ("nsenter", "-t", str(self.held.pid), "--mount", "--net", "--uts")
+
+    def run(self, *command: str, check: bool = True) -> str:
+        done = subprocess.run([*self.prefix, *command], capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, (command, done.stderr)
+        return done.stdout
+
+    def start_libvirtd(self) -> None:
+        with (self.folder / "libvirtd.log").open("ab") as log:
+            self.libvirtd = subprocess.Popen([*self.prefix, "/usr/sbin/libvirtd"], stdout=log, stderr=log)
+        pods.until(lambda: self.virsh("version"), 40, "libvirtd")
+
+    def kill_libvirtd(self) -> None:
+        assert self.libvirtd is not None
+        self.libvirtd.kill()
+        self.libvirtd.wait()
+
+    def virsh(self, *words: str) -> str:
+        return self.run("virsh", "-q", "-c", "qemu:///system", *words, check=False).strip()
+
+    def state(self, uid: str) -> str:
+        """``running``, ``paused`` or nothing."""
+        return self.virsh("domstate", uid)
+
+    def qemu(self, uid: str) -> int:
+        """Its QEMU's pid here, 0 when there is none."""
+        for pid in self.run("sh", "-c", _PIDS, check=False).split():
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+                if uid.encode() in command and state not in "ZX":
+                    return int(pid)
+        return 0
+
+    def down(self) -> None:
+        for one in (self.libvirtd, self.held):
+            if one is not None:
+                one.kill()
+                one.wait()
+
+
+@dataclass
+class Side:
+    """One node with its agent, and the controller's line to it."""
+
+    node: Node
+    controller: agents.Controller
+    agent: agents.Agent
+    pod: pods.FakePod | None = None
+    console: Console | None = None
+
+    @property
+    def peer(self) -> Peer:
+        return Peer(node=self.node.name, address=self.node.address, port=PEER_PORT)
+
+    def report(self, uid: str) -> dict[str, Any]:
+        return self.controller.reports.get(uid, {})
+
+    def migration(self, uid: str) -> str:
+        return str((self.report(uid).get("migration") or {}).get("state", ""))
+
+
+@dataclass
+class Two:
+    a: Side
+    b: Side
+    start_pod: Callable[..., pods.FakePod]
+    order: Order | None = None
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def place(self, side: Side) -> pods.FakePod:
+        """A pod for the tiny guest on that node."""
+        pod = self.start_pod()
+        boot = pod.root / "berth/images/kernel/boot"
+        boot.mkdir(parents=True)
+        for file in guests.tiny_files():
+            shutil.copy(file, boot / file.name)
+        lan.Lan(pod).up()
+        side.pod, side.console = pod, Console(pod)
+        side.console.begin()
+        return pod
+
+    async def start(self) -> str:
+        """A guest on the first node that counts on its console; its uid."""
+        order = tiny(self.place(self.a), args="berth.nodhcp")
+        assert self.a.pod is not None
+        berth = BerthRef(pod_uid=self.a.pod.uid, pod_name="berth-web", node=self.a.node.name)
+        self.order = order.model_copy(update={"berth": berth})
+        status, answer = await self.a.controller.send(self.order)
+        assert status == 200, answer
+        console = self.a.console
+        assert console is not None
+        await asyncio.to_thread(console.says, "berth-guest: ready", 120)
+        console.type("")
+        await asyncio.to_thread(console.says, "berth-guest#", 60)
+        console.type("i=0; while :; do echo n$i; i=$((i+1)); done")
+        await asyncio.to_thread(console.says, r"n100\b", 60)
+        return order.uid
+
+    def orders(self, **more: Any) -> tuple[Order, Order]:
+        """For the source and for the target, of a new migration."""
+        assert self.order is not None
+        assert self.b.pod is not None
+        migration = f"m{next(self.numbers)}"
+        berth = BerthRef(pod_uid=self.b.pod.uid, pod_name="berth-web-2", node=self.b.node.name)
+        incoming = Incoming(migration=migration, source=self.a.peer, epoch=self.order.epoch)
+        target = self.order.model_copy(update={"epoch": self.order.epoch + 1, "berth": berth, "incoming": incoming})
+        outgoing = Outgoing(migration=migration, target=self.b.peer, epoch=target.epoch, **more)
+        return self.order.model_copy(update={"outgoing": outgoing}), target
+
+    async def listening(self, **more: Any) -> tuple[Order, Order]:
+        self.place(self.b)
+        source, target = self.orders(**more)
+        status, answer = await self.b.controller.send(target)
+        assert status == 200, answer
+        await self.hears(self.b, target.uid, "Listening")
+        return source, target
+
+    async def hears(self, side: Side, uid: str, state: str, seconds: float = 60) -> dict[str, Any]:
+        await side.controller.hears(lambda: side.migration(uid) == state, f"{side.node.name} {state}", seconds)
+        return dict(side.report(uid)["migration"])
+
+    def running(self, uid: str) -> list[str]:
+        """The nodes on which it runs, by libvirt."""
+        return [side.node.name for side in (self.a, self.b) if side.node.state(uid) == "running"]
+
+    async def one_runs(self, uid: str, seconds: float = 60) -> str:
+        """Wait until it has come to rest with one copy that runs and no other QEMU; where."""
+        deadline = time.monotonic() + seconds
+        while True:
+            running = await asyncio.to_thread(self.running, uid)
+            assert len(running) < 2, "two copies run"
+            qemus = [side.node.name for side in (self.a, self.b) if side.node.qemu(uid)]
+            if len(running) == 1 and qemus == running:
+                return running[0]
+            assert time.monotonic() < deadline, (running, qemus, [s.node.state(uid) for s in (self.a, self.b)])
+            await asyncio.sleep(0.1)
+
+    async def counts_on(self, side: Side) -> None:
+        """The guest counts on that console."""
+        assert side.console is not None
+        before = len(side.console.text)
+        await asyncio.to_thread(pods.until, lambda: len(side.console.text) > before + 20, 60, "more numbers")  # type: ignore[union-attr]
+
+    def counted(self) -> list[int]:
+        """All whole numbers that both consoles showed, in order: what one cut off the other goes on with."""
+        assert self.a.console is not None
+        assert self.b.console is not None
+        text = (self.a.console.text + self.b.console.text).partition("done\r\n")[2]
+        return [int(line[1:]) for line in text.split("\r\n")[:-1] if line.startswith("n") and line[1:].isdigit()]
+
+
+@contextlib.asynccontextmanager
+async def two_nodes(folder: Path, start_pod: Callable[..., pods.FakePod]) -> AsyncIterator[Two]:
+    shell(f"ip link add nodes type bridge; ip addr add {HERE}/24 dev nodes; ip link set nodes up")
+    authority = certificates.new_authority(agents.now())
+    async with contextlib.AsyncExitStack() as stack:
+        sides = []
+        for number, name in enumerate(("node-a", "node-b"), start=2):
+            node = Node(name, f"10.99.0.{number}", folder / name)
+            stack.callback(node.down)
+            await asyncio.to_thread(node.up)
+            own = folder / f"controller-{name}"
+            own.mkdir()
+            controller = agents.Controller(own, authority=authority, node=name, host=HERE, agent_host=node.address)
+            await controller.start()
+            stack.push_async_callback(controller.close)
+            agent = agents.Agent(controller, VMS, folder / f"{name}.log", prefix=node.prefix)
+            await agent.start(BERTH_PEER_PORT=str(PEER_PORT))
+            sides.append(Side(node, controller, agent))
+            stack.push_async_callback(_stop, agent)
+        two = Two(sides[0], sides[1], start_pod)
+        try:
+            yield two
+        finally:
+            for side in sides:
+                if two.order is not None and (pid := side.node.qemu(two.order.uid)):
+                    os.kill(pid, signal.SIGKILL)
+                print(f"--- {side.node.name}\n{side.agent.log.read_text()[-30000:]}")
+                print((side.node.folder / "libvirtd.log").read_text()[-3000:])
+    shell("ip link del nodes")
+
+
+async def _stop(agent: agents.Agent) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        await agent.stop(signal.SIGKILL)
