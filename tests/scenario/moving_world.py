@@ -53,7 +53,7 @@ class MovingWorld(World):
         self.copies: dict[str, Copy] = {}
         self.sendings: dict[str, Sending] = {}
         self.places = {name: Place() for name in nodes}
-        self.common = seen.Cluster(kvm=tuple((name, True, "") for name in nodes))
+        self.common = seen.Cluster(nodes=nodes)
         self.history: list[str] = []
         super().__init__(nodes)
 

@@ -135,6 +135,10 @@ class Agents:
         facts = sorted((link.node, link.facts) for link in self._links.values() if link.facts is not None)
         return tuple((node, f.kvm_usable, f.kvm_reason) for node, f in facts)
 
+    def nodes(self) -> tuple[str, ...]:
+        """Those of which an agent pod was seen. One that is being replaced does not make its node go."""
+        return tuple(sorted(self._links))
+
     async def send(self, node: str, order: Order, digest: str) -> None:
         link = self._links.get(node)
         if link is None or not link.connected:

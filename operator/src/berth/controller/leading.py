@@ -50,7 +50,7 @@ class Leading:
             self._cache,
             self._cluster,
             self._agents,
-            lambda: settings.cluster(self._agents.kvm()),
+            lambda: settings.cluster(self._agents.kvm(), self._agents.nodes()),
             self._teller.tell,
             known=self._networks,
             leased=self._leased,
@@ -90,7 +90,7 @@ class Leading:
             kube,
             path("/api/v1", "namespaces", settings.namespace, "pods"),
             settings.agent_selector,
-            self._agents.pod_seen,
+            self._agent_pod_seen,
             lambda key, _: self._agents.pod_gone(key),
             self._agents.pods,
         )
@@ -209,6 +209,14 @@ class Leading:
     def _ring_users(self, network: SegmentKey) -> None:
         for key, obj in self._cache.machines.items():
             if _names(obj, key[0], network):
+                self._queue.ring(key)
+
+    def _agent_pod_seen(self, obj: Object) -> None:
+        """A second node makes machines movable, which each of them says."""
+        before = len(self._agents.nodes())
+        self._agents.pod_seen(obj)
+        if before == 1 < len(self._agents.nodes()):
+            for key in self._cache.machines:
                 self._queue.ring(key)
 
     def _machine_news(self, uid: str) -> None:

@@ -11,7 +11,7 @@ from berth.api.migration import PLURAL as MIGRATIONS
 from berth.api.network import PLURAL as NETWORKS
 from berth.api.virtualmachine import KIND, PLURAL
 from berth.effects.kube import STRATEGIC, Kube, path
-from berth.effects.ports_cluster import Conflict, NotFound
+from berth.effects.ports_cluster import ApiRefused, Conflict, NotFound
 from berth.plan.moves import Move
 from berth.plan.segment import Segment
 from berth.plan.tell import Tell
@@ -78,8 +78,10 @@ class Cluster:
         body = {"metadata": {"uid": uid}, "status": {"conditions": [said]}}
         try:
             return await self._kube.call("PATCH", where, body, kind="Pod", verb="status", content=STRATEGIC)
-        except Conflict as error:  # another pod has the name now
-            raise NotFound(404, str(error)) from error
+        except ApiRefused as error:  # another pod has the name now: a pod's uid cannot be changed
+            if error.code == 422 and "metadata.uid" in str(error):
+                raise NotFound(404, str(error)) from error
+            raise
 
     async def pod_events(self, namespace: str, name: str, uid: str) -> list[PodEvent]:
         selector = f"involvedObject.kind%3DPod%2CinvolvedObject.name%3D{name}%2CinvolvedObject.uid%3D{uid}"

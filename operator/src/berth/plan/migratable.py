@@ -44,9 +44,8 @@ def of_spec(spec: VirtualMachineSpec) -> Answer:
 def answer(spec: VirtualMachineSpec, cluster: Cluster) -> Answer:
     """By its parts, and by what the cluster has."""
     found = of_spec(spec)
-    known = [node for node, _, _ in cluster.kvm]
-    if found.able and len(known) == 1:
-        return Answer(False, "NoSecondNode", f"Only node {known[0]} has an agent. Next: add a node.")
+    if found.able and len(cluster.nodes) == 1:
+        return Answer(False, "NoSecondNode", f"Only node {cluster.nodes[0]} has an agent. Next: add a node.")
     return found
 
 

@@ -84,7 +84,7 @@ def _refused(world: World, move: Move) -> Word | None:
     named = spec.target.node_name if spec.target is not None else None
     if named is not None and named == berth.node:
         return _failed("SameNode", f"{machine.name} is on node {named} already. Next: name another one, or none.")
-    if named is not None and world.cluster.kvm and named not in {node for node, _, _ in world.cluster.kvm}:
+    if named is not None and world.cluster.nodes and named not in world.cluster.nodes:
         return _failed("TargetMissing", f"There is no node {named} with an agent. Next: name another one, or none.")
     return None
 

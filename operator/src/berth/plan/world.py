@@ -273,6 +273,7 @@ class Cluster:
     berth_pull_policy: str = "IfNotPresent"
     emulation: Emulation = Emulation.NEVER
     kvm: tuple[tuple[str, bool, str], ...] = ()  # node, usable, reason: of every agent that ever connected
+    nodes: tuple[str, ...] = ()  # that have or had an agent since this controller leads; empty: nothing is known yet
     door_seconds: int = 3600  # so long a berth that its guest has left may be a door
 
 
