@@ -1,4 +1,5 @@
-"""A guest's network against a pod's on the same path: throughput, latency, connections; an overlay; resume to packet.
+"""A guest's network against a pod's on the same path and against a bare tap: throughput, latency, connections; an
+overlay; resume to packet.
 
 Client and servers stand on different nodes. The pod speaks the tiny guest's own little protocols (a line is run as a
 command on port 7002, bytes come back on 7001), so that the client is the same program for both.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from benchmarks import baretap
 from testbed.kube import Cluster, Json, Machine, tiny, wait
 
 SERVER = (
@@ -89,6 +91,8 @@ def measure(cluster: Cluster, namespace: str, nodes: list[str], size: int) -> tu
     )
     found = [_path(cluster, namespace, client, "pod ↔ pod", _ip(cluster, namespace, server), size)]
     found.append(_by_hand(cluster, namespace, client, server, size))
+    bare = baretap.measure(cluster, namespace, nodes[1], CLIENT, *_load(size))
+    found.append(Path("node ↔ guest, bare tap", **json.loads(bare)))
     network: Json = {"apiVersion": "berth.dev/v1alpha1", "kind": "Network", "metadata": {"name": "bench"},
                      "spec": {"overlay": {}, "ipv4": {"range": "10.66.0.0/24"}}}  # fmt: skip
     cluster.apply(network, namespace=namespace)
@@ -100,6 +104,7 @@ def measure(cluster: Cluster, namespace: str, nodes: list[str], size: int) -> tu
         guests.append(Machine(cluster, namespace, f"g{number}"))
     for guest in guests:
         guest.wait_up(120)
+    found.append(_path(cluster, namespace, server, "pod ↔ guest, pod IP, one node", guests[1].status()["ip"], size))
     found.append(_path(cluster, namespace, client, "pod ↔ guest, pod IP", guests[1].status()["ip"], size))
     found += _between(guests)
     return found, resume_to_packet(cluster, namespace, guests[1])
@@ -152,10 +157,14 @@ def _between(guests: list[Machine]) -> list[Path]:
 
 
 def _path(cluster: Cluster, namespace: str, client: str, name: str, address: str, size: int) -> Path:
-    arguments = (address, str(size), "300", "100")
-    words = ("exec", "-n", namespace, client, "--", "python3", "-c", CLIENT, *arguments)
+    words = ("exec", "-n", namespace, client, "--", "python3", "-c", CLIENT, address, *_load(size))
     said = json.loads(cluster.kubectl(*words, seconds=300).splitlines()[-1])
     return Path(name, **said)
+
+
+def _load(size: int) -> tuple[str, ...]:
+    """The client's arguments after the address: bytes, bytes there and back, connections."""
+    return str(size), "300", "100"
 
 
 def _pod(cluster: Cluster, namespace: str, name: str, node: str, command: str) -> str:
