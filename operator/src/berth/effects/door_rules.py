@@ -25,7 +25,7 @@ def build(tunnels: Sequence[Tunnel], uplink_mtu: int) -> nft.Tables:
         _chain("tunnels", "prerouting priority raw", _let_in(tunnels)),
         _chain("own", "output priority raw", _own(tunnels)),
         _chain("doors", "prerouting priority mangle", _mark(tunnels)),
-        _chain("through", "forward priority filter - 5", _through(_names(tunnels))),
+        _chain("through", "forward priority filter - 5", _through(tunnels)),
         _chain("sizes", "forward priority mangle", _sizes(tunnels, uplink_mtu)),
         _chain("unmark", "postrouting priority mangle", iter([f"oifname {_names(tunnels)} meta mark set 0"])),
         _chain("to_berth", "input priority filter - 5", iter([f"iifname {_names(tunnels)} drop"])),
@@ -44,9 +44,8 @@ def _names(tunnels: Sequence[Tunnel]) -> str:
 
 def _let_in(tunnels: Sequence[Tunnel]) -> Iterator[str]:
     """Untracked, they are for the tunnel's socket; the rules of the pod's addresses do not see them."""
-    for address in sorted({caller for tunnel in tunnels for caller in doors.callers(tunnel)}):
-        family = "ip6" if ":" in address else "ip"
-        yield f'iifname "{UPLINK}" {family} saddr {address} udp dport {doors.PORT} notrack'
+    for address in _callers(tunnels):
+        yield f'iifname "{UPLINK}" {_family(address)} saddr {address} udp dport {doors.PORT} notrack'
 
 
 def _own(tunnels: Sequence[Tunnel]) -> Iterator[str]:
@@ -64,15 +63,17 @@ def _mark(tunnels: Sequence[Tunnel]) -> Iterator[str]:
     yield f'iifname {{ "{DEVICE}", "{doors.AWAY}" }} {_ANY_DOOR} meta mark set ct mark'
 
 
-def _through(all_of_them: str) -> Iterator[str]:
+def _through(tunnels: Sequence[Tunnel]) -> Iterator[str]:
     """Through a tunnel goes what is to or from the guest, and nothing else. What belongs to a door that is not there
-    must not leave by another way."""
-    yield f"iifname {all_of_them} ct state invalid drop"
+    must not leave by another way; and behind this pod's address what the guest sends would look like the tunnel's."""
+    yield f"iifname {_names(tunnels)} ct state invalid drop"
     yield f'iifname "{doors.DOOR}*" ip daddr != {GUEST.ip} drop'
     yield f'iifname "{doors.DOOR}*" ip6 daddr != {GUEST6.ip} drop'
     yield f'iifname "{doors.AWAY}" ip saddr != {GUEST.ip} drop'
     yield f'iifname "{doors.AWAY}" ip6 saddr != {GUEST6.ip} drop'
     yield f'oifname "{UPLINK}" {_ANY_DOOR} drop'
+    for address in _callers(tunnels):
+        yield f'oifname "{UPLINK}" {_family(address)} daddr {address} udp dport {doors.PORT} drop'
 
 
 def _sizes(tunnels: Sequence[Tunnel], mtu: int) -> Iterator[str]:
@@ -82,3 +83,11 @@ def _sizes(tunnels: Sequence[Tunnel], mtu: int) -> Iterator[str]:
             syn = f"meta nfproto {family} tcp flags & (syn | rst) == syn tcp option maxseg size set {size}"
             yield f'iifname "{tunnel.name}" {syn}'
             yield f'oifname "{tunnel.name}" {syn}'
+
+
+def _callers(tunnels: Sequence[Tunnel]) -> list[str]:
+    return sorted({caller for tunnel in tunnels for caller in doors.callers(tunnel)})
+
+
+def _family(address: str) -> str:
+    return "ip6" if ":" in address else "ip"

@@ -27,7 +27,7 @@ PREFERENCE: Final = 500
 GATEWAYS: Final = {4: "169.254.77.1", 6: "fe80::77:1"}
 """Stand for the other end in routes; nobody has these addresses."""
 LAST: Final = "last"
-"""In the alias of the door that the guest came from: it passes on what came through the others."""
+"""In the alias of the door that the guest came from, which passes on what came through the others; DOOR in theirs."""
 _MACS: Final = ("02:00:0a:00:02:11", "02:00:0a:00:02:12")  # at the earlier berth, at the later one
 _MARKS: Final = 0xBE00
 _HEADERS: Final = {4: 50, 6: 70}  # outer IP, UDP, VXLAN and the inner Ethernet header
@@ -73,7 +73,7 @@ def vni(door: DoorOrder) -> int:
 
 def to_door(door: DoorOrder, uplink: Uplink, *, last: bool) -> Tunnel:
     local, remote = uplink.version_shared_with(door.addresses)
-    note = LAST if last else ""
+    note = LAST if last else DOOR
     return Tunnel(f"{DOOR}{door.number}", vni(door), local, remote, _MACS[1], mtu(uplink.mtu, local), note)
 
 

@@ -48,19 +48,29 @@ class Doorways:
             return
         uplink = self._uplink()
         want = doors.to_doors(orders, uplink)
-        for name, tunnel in seen.items():
-            if name != doors.AWAY and (name not in want or not _stays(tunnel, want[name])):
-                self._close(tunnel)
-        self._make([*want.values(), *(t for t in seen.values() if t.name == doors.AWAY)], uplink)
+        away = [tunnel for tunnel in seen.values() if tunnel.name == doors.AWAY]
+        closing = [t for name, t in seen.items() if t not in away and (name not in want or not _stays(t, want[name]))]
+        for tunnel in closing:
+            self._forget(tunnel)
+        for tunnel in (t for t in closing if t.name in want):  # another door has its number
+            self._remove(tunnel)
+        self._make([*want.values(), *away], uplink)
+        for tunnel in (t for t in closing if t.name not in want):
+            self._remove(tunnel)  # last: where there is no tunnel, nothing else is looked for
 
     def lead_away(self, forward: Forward) -> None:
         """Everything but the switch."""
         seen, uplink = self._tunnels(), self._uplink()
         want, old = doors.away(forward, uplink), seen.pop(doors.AWAY, None)
         if old is not None and not doors.same(old, want):
-            work = functools.partial(self.routes.delete_link, old.index)
-            self._change(f"remove {old.name}", work)
+            self._remove(old)
         self._make([*seen.values(), want], uplink)
+
+    def ready(self, forward: Forward) -> bool:
+        """Whether all that ``lead_away`` does has been done: one look, for the guest stands still meanwhile."""
+        found = self._tunnels().get(doors.AWAY)
+        want = doors.away(forward, self._uplink())
+        return found is not None and found.up and (found.remote, found.note) == (want.remote, want.note)
 
     def switch(self) -> None:
         """What comes for the guest goes away from here."""
@@ -73,14 +83,17 @@ class Doorways:
 
     def switch_back(self) -> None:
         """Stays here; the tunnel goes."""
-        found = self._tunnels().get(doors.AWAY)
-        if found is not None:
-            self._change(f"remove {found.name}", lambda: self.routes.delete_link(found.index))  # its routes go with it
-        left = list(self._tunnels().values())
-        if left:
-            self._load(left, self._uplink())
-        elif door_rules.TABLE in nft.existing():
-            self._change("remove rules", lambda: nft.delete([door_rules.TABLE]))
+        seen = self._tunnels()
+        away = seen.pop(doors.AWAY, None)
+        if away is None:
+            return
+        there = self.routes.host_routes(away.index)
+        for version, guest in _GUESTS.items():
+            if str(guest) in there:
+                self.routes.delete_gateway(away.index, doors.GATEWAYS[version], to=str(guest))
+                self.told(wiring.RemoveRoute(doors.AWAY, str(guest)))
+        self._load(list(seen.values()), self._uplink())
+        self._remove(away)
 
     def numbers(self) -> set[int]:
         """Of the doors that lead here."""
@@ -109,14 +122,15 @@ class Doorways:
             if tunnel.name not in seen:
                 work = functools.partial(self.routes.add_tunnel, tunnel, doors.PORT)
                 self._change(f"make {tunnel.name} to {tunnel.remote}", work)
-        if want:
-            self._load(want, uplink)
-        elif door_rules.TABLE in nft.existing():
-            self._change("remove rules", lambda: nft.delete([door_rules.TABLE]))
+        self._load(want, uplink)
         for tunnel in want:
             self._finish(tunnel)
 
     def _load(self, want: Sequence[Tunnel], uplink: doors.Uplink) -> None:
+        if not want:
+            nft.delete([door_rules.TABLE])
+            self.told(wiring.RemoveRules(door_rules.TABLE[1]))
+            return
         rules = door_rules.build(sorted(want, key=lambda tunnel: tunnel.name), uplink.mtu)
         if not nft.stand(rules):
             nft.load(rules)
@@ -127,8 +141,6 @@ class Doorways:
         found = self._tunnels()[want.name]
         if found.mtu != want.mtu:
             self.routes.set_link(found.index, mtu=want.mtu)
-        if (found.remote, found.note) != (want.remote, want.note):
-            self._change(f"lead {want.name} to {want.remote}", lambda: self.routes.redirect_tunnel(found.index, want))
         for name, value in self._sysctls(want.name).items():
             if netlink.read_sysctl(name) not in (value, None):
                 netlink.write_sysctl(name, value)
@@ -143,6 +155,8 @@ class Doorways:
                 self.told(wiring.SetNeighbour(want.name, gateway, doors.other_mac(want)))
             if want.name != doors.AWAY:
                 self._lead_back(version, found)
+        if (found.remote, found.note) != (want.remote, want.note):  # last: who sees it sees all of it done
+            self._change(f"lead {want.name} to {want.remote}", lambda: self.routes.redirect_tunnel(found.index, want))
 
     def _lead_back(self, version: int, tunnel: Tunnel) -> None:
         """From a mark to its table, from there to the door."""
@@ -162,15 +176,17 @@ class Doorways:
         told = {f"{v6}/accept_ra": "0", f"{v6}/accept_dad": "0", f"{v6}/addr_gen_mode": "1", f"{v6}/disable_ipv6": "0"}
         return kept | {_FILTER.format("all"): "0", _FILTER.format(device): "0", _LIBERAL: "1"} | told
 
-    def _close(self, tunnel: Tunnel) -> None:
-        """Its connections are forgotten first: nothing of them goes by another way, or through the next door of that
-        number."""
+    def _forget(self, tunnel: Tunnel) -> None:
+        """The connections first: nothing of them goes by another way, or through the next door of that number."""
         mark = doors.mark(doors.number(tunnel.name))
         with Conntrack() as known:
             known.forget(mark)
         for version in (4, 6):
             self.routes.delete_mark(version, mark, doors.PREFERENCE)
-        self._change(f"remove {tunnel.name}", lambda: self.routes.delete_link(tunnel.index))
+
+    def _remove(self, tunnel: Tunnel) -> None:
+        work = functools.partial(self.routes.delete_link, tunnel.index)
+        self._change(f"remove {tunnel.name}", work)
 
     def _change(self, what: str, work: Callable[[], None]) -> None:
         try:

@@ -38,7 +38,8 @@ def depart(site: taps.Site, nics: Sequence[NicOrder], forward: Forward) -> tuple
     """The limit on what leaves goes: what passes here from now on is counted where the guest is, or is not its."""
 
     def work(ways: Doorways) -> tuple[Flow, ...]:
-        ways.lead_away(forward)
+        if not ways.ready(forward):
+            ways.lead_away(forward)
         ways.switch()
         for name in _joined(nics):
             if (index := netlink.index_of(name)) is not None:

@@ -77,13 +77,14 @@ class Routes(Links):
         data = attribute(_ID, _int(want.vni)) + attribute(_LEARNING, b"\0") + attribute(_TTL, bytes([_HOPS]))
         data += attribute(_PORT, struct.pack("!H", port)) + attribute(_CHECKSUM, bytes([":" in want.local]))
         name = attribute(IFLA_IFNAME, want.name.encode() + b"\0") + attribute(IFLA_MTU, _int(want.mtu))
-        self._ask(NEWLINK, _body(want, data + _ends(want), more=name), CREATE | _EXCLUSIVE)
+        name += attribute(IFLA_ADDRESS, mac_bytes(want.mac))
+        self._ask(NEWLINK, _body(data + _ends(want), more=name), CREATE | _EXCLUSIVE)
 
     def redirect_tunnel(self, index: int, want: Tunnel) -> None:
         """To another end of the same family, without a moment in which there is none; and its note, which the kernel
         takes from nobody who makes a device."""
         note = attribute(_IFLA_IFALIAS, want.note.encode()[:255])
-        self._ask(NEWLINK, _body(want, attribute(_ID, _int(want.vni)) + _ends(want), index=index, more=note))
+        self._ask(NEWLINK, _body(attribute(_ID, _int(want.vni)) + _ends(want), index=index, more=note))
 
     def set_down(self, index: int) -> None:
         self._ask(NEWLINK, IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, IFF_UP))
@@ -119,10 +120,9 @@ class Routes(Links):
                 raise
 
 
-def _body(want: Tunnel, data: bytes, *, index: int = 0, more: bytes) -> bytes:
+def _body(data: bytes, *, index: int = 0, more: bytes) -> bytes:
     info = attribute(_INFO_KIND, b"vxlan") + attribute(_INFO_DATA, data)
-    body = more + attribute(IFLA_ADDRESS, mac_bytes(want.mac)) + attribute(_IFLA_LINKINFO, info)
-    return IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + body
+    return IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + more + attribute(_IFLA_LINKINFO, info)
 
 
 def _ends(want: Tunnel) -> bytes:
