@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from tests.contract import pods
-from tests.contract.two_nodes import Two, two_nodes
+from tests.contract import agents, pods
+from tests.contract.two_nodes import PEER_PORT, Side, Two, two_nodes
 
 
 @pytest.fixture
@@ -38,3 +42,119 @@ async def test_a_guest_moves_and_counts_on(two: Two) -> None:
     assert two.b.pod is not None
     assert two.a.report(uid)["epoch"] == 1
     assert two.b.report(uid)["epoch"] == 2
+
+
+SLOW = 8 << 20
+"""Bytes a second: the guest's memory takes seconds, so that things can be killed meanwhile."""
+
+
+async def sends(two: Two) -> str:
+    """The guest's memory is on its way; its uid."""
+    source, _ = await two.listening(bytes_per_second=SLOW)
+    await two.a.controller.send(source)
+    await two.hears(two.a, source.uid, "Sending")
+    await two.a.controller.hears(
+        lambda: (two.a.report(source.uid).get("migration") or {}).get("sent", 0) > 1 << 20, "some of it sent"
+    )
+    return source.uid
+
+
+async def stays(two: Two, uid: str) -> None:
+    """The guest runs on at its source, and the copy's berth goes."""
+    await two.hears(two.a, uid, "Failed")
+    assert await two.one_runs(uid) == two.a.node.name
+    await two.counts_on(two.a)
+    await two.give_back(two.b)
+
+
+async def kill_agent(side: Side) -> None:
+    await side.agent.kill()
+    await side.agent.start(BERTH_PEER_PORT=str(PEER_PORT))
+
+
+async def kill_libvirtd(side: Side) -> None:
+    await asyncio.to_thread(side.node.kill_libvirtd)
+    await asyncio.to_thread(side.node.start_libvirtd)
+
+
+async def kill_qemu(side: Side) -> None:
+    assert side.order_uid is not None
+    os.kill(side.node.qemu(side.order_uid), signal.SIGKILL)
+
+
+KILLS = {
+    "the source's agent": (kill_agent, "a"),
+    "the target's agent": (kill_agent, "b"),
+    "the source's libvirtd": (kill_libvirtd, "a"),
+    "the target's libvirtd": (kill_libvirtd, "b"),
+    "the copy's QEMU": (kill_qemu, "b"),
+}
+
+
+async def test_whatever_is_killed_while_it_is_sent_it_stays(two: Two) -> None:
+    await two.start()
+    for what, (kill, where) in KILLS.items():
+        uid = await sends(two)
+        print(f"kill {what}")
+        await kill(two.a if where == "a" else two.b)
+        await stays(two, uid)
+    numbers = two.counted(two.a)
+    assert numbers == list(range(len(numbers)))
+
+
+async def test_cancelled_or_too_late_it_stays(two: Two) -> None:
+    await two.start()
+    assert two.order is not None
+    uid = await sends(two)
+    await two.a.controller.send(two.order)
+    failed = await two.hears(two.a, uid, "Failed")
+    assert failed["reason"] == "Cancelled"
+    await stays(two, uid)
+    soon = (agents.now() + datetime.timedelta(seconds=3)).isoformat()
+    source, _ = await two.listening(bytes_per_second=SLOW, deadline=soon)
+    await two.a.controller.send(source)
+    migration = source.outgoing.migration if source.outgoing is not None else ""
+    await two.a.controller.hears(
+        lambda: (two.a.report(uid).get("migration") or {}).get("reason") == "DeadlineExceeded", "too late", 60
+    )
+    assert two.a.report(uid)["migration"]["uid"] == migration
+    await stays(two, uid)
+
+
+@pytest.mark.parametrize("what", ["the source's agent", "the target's agent"])
+async def test_what_was_promised_is_kept_whatever_is_killed(two: Two, what: str) -> None:
+    """At the moment when the source's QEMU is dead and nobody knows it yet: only the target can have it."""
+    kill, where = KILLS[what]
+    uid = await two.start()
+    source, target = await two.listening()
+    watched = asyncio.create_task(asyncio.to_thread(two.dead, two.a.node.qemu(uid)))
+    await two.a.controller.send(source)
+    await watched
+    await kill(two.a if where == "a" else two.b)
+    assert await two.one_runs(uid) == "node-b"
+    await two.hears(two.a, uid, "HandedOver")
+    await two.a.controller.hears_state(uid, "Moved")
+    await two.b.controller.send(target)
+    await two.hears(two.b, uid, "Arrived")
+    await two.counts_on(two.b)
+    numbers = two.counted()
+    assert numbers == list(range(len(numbers)))
+    await two.give_back(two.a)
+    assert await two.one_runs(uid) == "node-b"
+
+
+@pytest.mark.parametrize("what", [what for what in KILLS if what != "the copy's QEMU"])
+async def test_whatever_is_killed_at_the_hand_over_one_runs(two: Two, what: str) -> None:
+    """At about the moment when the guest has been stopped: either side may have it afterwards, never both."""
+    kill, where = KILLS[what]
+    uid = await two.start()
+    source, _ = await two.listening()
+    watched = asyncio.create_task(asyncio.to_thread(two.stopped, uid))
+    await two.a.controller.send(source)
+    await watched
+    await kill(two.a if where == "a" else two.b)
+    runs_at = await two.one_runs(uid)
+    print(f"killed {what}: it runs at {runs_at}")
+    await two.counts_on(two.a if runs_at == two.a.node.name else two.b)
+    numbers = two.counted() if runs_at == two.b.node.name else two.counted(two.a)
+    assert numbers == list(range(len(numbers)))

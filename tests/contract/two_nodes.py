@@ -66,10 +66,16 @@ class Node:
         self.held = subprocess.Popen([*unshare, self.name, str(self.folder), str(uuid.uuid4())])
         pods.until((self.folder / "ready").exists, 10, f"node {self.name}")
         link = f"v{self.name}"
+        shell(f"ip link del {link} 2>/dev/null || true")  # a namespace may outlive its processes for a moment
         shell(f"ip link add {link} type veth peer name eth0 netns {self.held.pid}; ip link set {link} master nodes up")
         self.run("ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
         self.start_libvirtd()
+
+    @property
+    def pid(self) -> int:
+        assert self.held is not None
+        return self.held.pid
 
     @property
     def prefix(self) -> tuple[str, ...]:
@@ -124,6 +130,7 @@ class Side:
     agent: agents.Agent
     pod: pods.FakePod | None = None
     console: Console | None = None
+    order_uid: str | None = None
 
     @property
     def peer(self) -> Peer:
@@ -177,10 +184,14 @@ class Two:
         """For the source and for the target, of a new migration."""
         assert self.order is not None
         assert self.b.pod is not None
-        migration = f"m{next(self.numbers)}"
+        number = next(self.numbers)
+        migration = f"m{number}"
         berth = BerthRef(pod_uid=self.b.pod.uid, pod_name="berth-web-2", node=self.b.node.name)
         incoming = Incoming(migration=migration, source=self.a.peer, epoch=self.order.epoch)
-        target = self.order.model_copy(update={"epoch": self.order.epoch + 1, "berth": berth, "incoming": incoming})
+        self.b.order_uid = self.order.uid
+        target = self.order.model_copy(
+            update={"epoch": self.order.epoch + number, "berth": berth, "incoming": incoming}
+        )
         outgoing = Outgoing(migration=migration, target=self.b.peer, epoch=target.epoch, **more)
         return self.order.model_copy(update={"outgoing": outgoing}), target
 
@@ -218,16 +229,43 @@ class Two:
         before = len(side.console.text)
         await asyncio.to_thread(pods.until, lambda: len(side.console.text) > before + 20, 60, "more numbers")  # type: ignore[union-attr]
 
-    def counted(self) -> list[int]:
-        """All whole numbers that both consoles showed, in order: what one cut off the other goes on with."""
-        assert self.a.console is not None
-        assert self.b.console is not None
-        text = (self.a.console.text + self.b.console.text).partition("done\r\n")[2]
+    async def give_back(self, side: Side) -> None:
+        """The controller deletes the berth there."""
+        assert side.pod is not None
+        assert self.order is not None
+        uid = self.order.uid
+        side.pod.stop()
+        await side.controller.hears(lambda: uid not in side.controller.reports, "gone", 60)
+
+    def stopped(self, uid: str, seconds: float = 60) -> None:
+        """Wait until the migration has stopped the guest at the source: libvirt's status file says so first."""
+        deadline = time.monotonic() + seconds
+        file = Path(f"/proc/{self.a.node.pid}/root/run/libvirt/qemu/team_web_{uid[:8]}.xml")
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if "state='paused' reason='migration'" in file.read_text()[:4000] or not file.exists():
+                    return
+            time.sleep(0.001)
+        raise AssertionError("it was not stopped")
+
+    def dead(self, pid: int, seconds: float = 60) -> None:
+        """Wait until the process has ended: the source has let go, and nobody has been told yet."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX":
+                assert time.monotonic() < deadline, "the source did not let go"
+                time.sleep(0.0005)
+
+    def counted(self, *sides: Side) -> list[int]:
+        """All whole numbers that the consoles showed, in order: what one cut off the other goes on with."""
+        texts = [side.console.text for side in sides or (self.a, self.b) if side.console is not None]
+        text = "".join(texts).partition("done\r\n")[2]
         return [int(line[1:]) for line in text.split("\r\n")[:-1] if line.startswith("n") and line[1:].isdigit()]
 
 
 @contextlib.asynccontextmanager
 async def two_nodes(folder: Path, start_pod: Callable[..., pods.FakePod]) -> AsyncIterator[Two]:
+    shell("ip link del nodes 2>/dev/null || true")
     shell(f"ip link add nodes type bridge; ip addr add {HERE}/24 dev nodes; ip link set nodes up")
     authority = certificates.new_authority(agents.now())
     async with contextlib.AsyncExitStack() as stack:
@@ -254,7 +292,6 @@ async def two_nodes(folder: Path, start_pod: Callable[..., pods.FakePod]) -> Asy
                     os.kill(pid, signal.SIGKILL)
                 print(f"--- {side.node.name}\n{side.agent.log.read_text()[-30000:]}")
                 print((side.node.folder / "libvirtd.log").read_text()[-3000:])
-    shell("ip link del nodes")
 
 
 async def _stop(agent: agents.Agent) -> None:
