@@ -91,7 +91,7 @@ class World:
             if node.connected:
                 self._hear(node)
         self.again: float | None = 0.0
-        self.moves = Migrations()
+        self.moves, self.moved = Migrations(), list[str]()
         for obj in self.cluster.migrations.values():
             self.moves.see(_copy(obj))
         port = Crashing(self.cluster, self)
@@ -103,6 +103,7 @@ class World:
             _silent,
             lambda: self.now,
             moves=self.moves,
+            moved=self.moved.append,
         )
 
     common = seen.Cluster()

@@ -52,6 +52,7 @@ def test_a_move_keeps_the_guest_and_its_past() -> None:
     assert world.phases[-3:] == ["Running", "Migrating", "Running"]
     assert world.starts == 1
     assert world.most_guests == 1
+    assert world.moved  # its neighbours on Networks are told at once: no watch brings news of our own writes
 
 
 def test_the_old_berth_is_a_door_until_nothing_goes_through_it() -> None:

@@ -185,6 +185,30 @@ def test_both_nodes_hear_of_all_members(scene: Scene) -> None:
     assert {len(said.members) for said in scene.agents.members.values()} == {4}
 
 
+def test_a_machine_that_moves_is_expected_at_its_new_node_and_then_named_there(scene: Scene) -> None:
+    key = scene.machine("vm1")
+    scene.settle()
+    (pod,) = scene.cluster.pods.values()
+    old = pod["spec"]["nodeName"]
+    new = "b" if old == "a" else "a"
+    assert list(scene.agents.members) == [old]
+    coming = copy.deepcopy(pod)
+    coming["metadata"] |= {"name": "berth-vm1-moves", "uid": "p2"}
+    coming["metadata"]["annotations"] |= {"berth.dev/epoch": "2", "berth.dev/migration": "m"}
+    coming["spec"]["nodeName"] = new
+    scene.cluster.pods["default", "berth-vm1-moves"] = coming
+    scene.cluster.pod_changed(("default", "berth-vm1-moves"))
+    asyncio.run(scene.networks.work(OFFICE, 0.0))
+    (expected,) = scene.agents.members[new].members
+    assert expected.node == old  # it is there still, and the new node knows the segment already
+    machine = scene.cluster.machines[key]
+    owner = {"berth": "berth-vm1-moves", "epoch": 2, "node": new}
+    asyncio.run(scene.cluster.write_status(seen.read_machine(machine), owner))
+    asyncio.run(scene.networks.work(OFFICE, 0.0))
+    assert [member.node for member in scene.agents.members[new].members] == [new]
+    assert scene.agents.members[old].members == ()  # nothing of the segment is left there
+
+
 def test_an_idle_network_costs_no_write_and_a_new_controller_none_either(scene: Scene) -> None:
     for number in range(5):
         scene.machine(f"vm{number}")
