@@ -136,7 +136,7 @@ class Town:
         )
         run(
             netns,
-            f"ip link set lo up; ip link set eth0 mtu {self.mtu} up; echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad",
+            f"ip link set lo up; echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip link set eth0 mtu {self.mtu} up",
         )
         if ipv4:
             run(self.router, f"ip addr add 10.77.{at}.1/24 dev p{at}")

@@ -23,6 +23,10 @@ INSIDE: Final[Looks] = (
     ("neighbours", ("ip", "neighbour", "show")),
     ("routes", ("ip", "route", "show")),
     ("routes, IPv6", ("ip", "-6", "route", "show")),
+    ("routes of doors", ("ip", "rule", "show")),
+    ("routes of doors, all tables", ("ip", "route", "show", "table", "all", "type", "unicast")),
+    ("routes of doors, IPv6", ("ip", "-6", "rule", "show")),
+    ("routes of doors, IPv6, all tables", ("ip", "-6", "route", "show", "table", "all", "type", "unicast")),
     ("bandwidth limits", ("tc", "-s", "qdisc", "show")),
     ("rules", ("nft", "list", "ruleset")),
 )

@@ -7,6 +7,7 @@ A machine has departed when the guest's address is routed away: until ``stay`` n
 
 from __future__ import annotations
 
+import errno
 import functools
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
@@ -192,7 +193,8 @@ class Doorways:
         try:
             work()
         except NetlinkError as error:
-            raise HostFault(f"door: {what} failed: {error}", reason="DoorFailed") from error
+            hint = "; load the kernel module vxlan" if error.errno == errno.EOPNOTSUPP else ""
+            raise HostFault(f"door: cannot {what}: {error}{hint}", reason="DoorFailed") from error
         self.told(wiring.ChangeDoor(what))
 
 
