@@ -158,3 +158,18 @@ async def test_whatever_is_killed_at_the_hand_over_one_runs(two: Two, what: str)
     await two.counts_on(two.a if runs_at == two.a.node.name else two.b)
     numbers = two.counted() if runs_at == two.b.node.name else two.counted(two.a)
     assert numbers == list(range(len(numbers)))
+
+
+async def test_there_and_back_again(two: Two) -> None:
+    uid = await two.start()
+    for there in ("node-b", "node-a", "node-b"):
+        source, target = await two.listening()
+        await two.a.controller.send(source)
+        await two.hears(two.b, uid, "Arrived")
+        await two.a.controller.hears_state(uid, "Moved")
+        await two.give_back(two.a)
+        assert await two.one_runs(uid) == there
+        await two.counts_on(two.b)
+        two.turn_round(target)
+    numbers = two.counted()
+    assert numbers == list(range(len(numbers)))

@@ -149,6 +149,7 @@ class Two:
     b: Side
     start_pod: Callable[..., pods.FakePod]
     order: Order | None = None
+    left: list[Console | None] = field(default_factory=list)  # of berths that it has been in, in that order
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def place(self, side: Side) -> pods.FakePod:
@@ -237,6 +238,13 @@ class Two:
         side.pod.stop()
         await side.controller.hears(lambda: uid not in side.controller.reports, "gone", 60)
 
+    def turn_round(self, arrived: Order) -> None:
+        """The guest is at the target: the next time it goes the other way."""
+        self.left.append(self.a.console)
+        self.a, self.b = self.b, self.a
+        self.order = arrived.model_copy(update={"incoming": None})
+        self.b.console = None
+
     def stopped(self, uid: str, seconds: float = 60) -> None:
         """Wait until the migration has stopped the guest at the source: libvirt's status file says so first."""
         deadline = time.monotonic() + seconds
@@ -258,7 +266,8 @@ class Two:
 
     def counted(self, *sides: Side) -> list[int]:
         """All whole numbers that the consoles showed, in order: what one cut off the other goes on with."""
-        texts = [side.console.text for side in sides or (self.a, self.b) if side.console is not None]
+        consoles = [*self.left, *(side.console for side in sides or (self.a, self.b))]
+        texts = [console.text for console in consoles if console is not None]
         text = "".join(texts).partition("done\r\n")[2]
         return [int(line[1:]) for line in text.split("\r\n")[:-1] if line.startswith("n") and line[1:].isdigit()]
 

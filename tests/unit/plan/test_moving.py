@@ -1,0 +1,218 @@
+"""What an agent gathered of a machine that moves → its steps and its report, side by side with handover.py's words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from berth.api.handover import DoorOrder, Forward, Incoming, MigrationState, Outgoing, Peer
+from berth.api.order import GuestState, Order, OrderPower
+from berth.domain.host import Accelerator
+from berth.domain.observed import (
+    DomainState,
+    Guest,
+    HandoverRecord,
+    HandoverState,
+    QemuProcess,
+    StartRecord,
+    TransferStats,
+)
+from berth.plan import gathered, machine, report, steps
+from berth.plan.gathered import Gathered
+from berth.plan.handover import HOLD_PATIENCE, Answer, Gate
+from berth.plan.report import Progress
+from berth.plan.steps import Awaited
+from tests.unit.agent.orders import order, pod, uid
+
+THERE = Peer(node="node-b", address="10.0.0.2", port=8555)
+OUTGOING = Outgoing(migration="m1", target=THERE, epoch=2)
+INCOMING = Incoming(migration="m1", source=Peer(node="node-0", address="10.0.0.1", port=8555), epoch=1)
+SENDING = HandoverRecord("m1", 2, "node-b", HandoverState.SENDING, QemuProcess(7, 70))
+DOOR = DoorOrder(number=1, node="node-a", pod_uid=pod(), addresses=("10.1.0.5",))
+FORWARD = Forward(door=DOOR, node="node-b", addresses=("10.1.1.6",))
+
+
+def here(given: Order, state: DomainState = DomainState.RUNNING, detail: str = "") -> Gathered:
+    """It runs here, and is served."""
+    recorded = given.model_copy(update={"outgoing": None, "forward": None})
+    return Gathered(
+        uid(),
+        order=given,
+        guest=Guest(uid(), state, recorded, 1_900_000_000, Accelerator.TCG, detail),
+        record=StartRecord(given.epoch, given.berth.pod_uid, 1_900_000_000, "team", "vm-1"),
+        folder=True,
+        present=frozenset({given.berth.pod_uid}),
+        linked=True,
+        network=given.machine.nics,
+    )
+
+
+def sent_away(**more: Any) -> Gathered:
+    return replace(here(order().model_copy(update={"outgoing": OUTGOING, "forward": FORWARD})), **more)
+
+
+def kinds(g: Gathered) -> list[type]:
+    return [type(step) for step in machine.plan(g).steps]
+
+
+def state_of(record: HandoverRecord, state: HandoverState) -> HandoverRecord:
+    return replace(record, state=state)
+
+
+STOPPED = here(order(), DomainState.PAUSED, "migration").guest
+
+
+def test_an_order_that_sends_it_away_begins_it_once() -> None:
+    assert kinds(sent_away()) == [steps.BeginSending]
+    assert kinds(sent_away(handover=SENDING, gate=Gate.OPEN)) == [steps.WaitFor]
+    failed = state_of(SENDING, HandoverState.FAILED)
+    assert steps.BeginSending not in kinds(sent_away(handover=failed))
+    assert kinds(sent_away(handover=replace(failed, migration="m0"))) == [steps.BeginSending]
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"order": order()}, "Cancelled"),
+        ({"overdue": True}, "DeadlineExceeded"),
+        ({"shutdown_asked": True}, "Stopped"),
+        ({"gate": Gate.HELD, "held_age": HOLD_PATIENCE}, "TargetSilent"),
+        ({"handover": replace(SENDING, migration="m0")}, "Replaced"),
+    ],
+)
+def test_it_is_given_up(more: dict[str, Any], code: str) -> None:
+    plan = machine.plan(sent_away(**{"handover": SENDING, "gate": Gate.OPEN, **more}))
+    assert [step.code for step in plan.steps if isinstance(step, steps.GiveUp)] == [code]
+
+
+def test_it_is_not_begun_when_it_is_to_end_or_too_late() -> None:
+    for more in ({"overdue": True}, {"shutdown_asked": True}):
+        assert steps.BeginSending not in kinds(sent_away(**more))
+
+
+def test_a_restarted_agent_has_failed_and_lets_it_run_on() -> None:
+    assert kinds(sent_away(handover=SENDING)) == [steps.FailSending]
+    failed = state_of(SENDING, HandoverState.FAILED)
+    assert kinds(sent_away(handover=failed, guest=STOPPED)) == [steps.RunOn]
+    assert steps.WaitFor in kinds(sent_away(handover=failed, guest=STOPPED, gate=Gate.ENDED))
+
+
+def test_nothing_of_it_is_changed_while_it_is_sent() -> None:
+    """libvirt refuses changes then: NICs, metadata and power wait."""
+    other = order(power=OrderPower.PAUSED).model_copy(update={"outgoing": OUTGOING})
+    assert kinds(sent_away(order=other, handover=SENDING, gate=Gate.OPEN, network=None)) == [steps.WaitFor]
+
+
+def test_what_was_promised_is_carried_out() -> None:
+    letting_go = state_of(SENDING, HandoverState.LETTING_GO)
+    assert kinds(sent_away(handover=letting_go, guest=STOPPED)) == [steps.LetGo]
+    assert kinds(sent_away(handover=letting_go, guest=None)) == [steps.LetGo]
+    assert kinds(sent_away(handover=letting_go, order=None)) == [steps.LetGo]
+
+
+def door(**more: Any) -> Gathered:
+    gone = state_of(SENDING, HandoverState.HANDED_OVER)
+    return replace(sent_away(handover=gone, guest=None, forward=FORWARD), **more)
+
+
+def test_a_berth_whose_guest_moved_is_a_door_until_its_pod_ends() -> None:
+    g = door()
+    assert gathered.state(g) is GuestState.MOVED
+    assert kinds(g) == []
+    assert kinds(door(forward=None)) == [steps.LeadOn]
+    [end, _] = machine.plan(door(shutdown_asked=True)).steps
+    assert isinstance(end, steps.ExitBerth)
+    assert end.exit_code == 0
+    assert kinds(door(present=frozenset(), lost=frozenset({pod()}))) == [steps.CleanUp]
+
+
+def test_a_guest_that_comes_back_waits_for_its_old_berth() -> None:
+    back = order(epoch=3).model_copy(update={"incoming": INCOMING})
+    [wait] = machine.plan(door(order=back)).steps
+    assert isinstance(wait, steps.WaitFor)
+    assert wait.what is Awaited.OLD_BERTH
+
+
+def test_a_moved_guests_report() -> None:
+    said = report.report(door(), Progress(connections=3))
+    assert said is not None
+    assert (said.state, said.fate, said.connections) == (GuestState.MOVED, None, 3)
+    assert said.migration is not None
+    assert (said.migration.state, said.migration.epoch) == (MigrationState.HANDED_OVER, 2)
+
+
+def test_how_far_it_is_is_told() -> None:
+    g = sent_away(handover=SENDING, gate=Gate.OPEN, transfer=TransferStats(100, 40, 60, 10, 5, 2))
+    said = report.report(g, Progress())
+    assert said is not None
+    assert said.migration is not None
+    assert said.state is GuestState.RUNNING
+    assert (said.migration.state, said.migration.total, said.migration.remaining) == (MigrationState.SENDING, 100, 40)
+
+
+COMES = order(epoch=2).model_copy(update={"incoming": INCOMING})
+
+
+def coming(**more: Any) -> Gathered:
+    """The target, nothing prepared yet."""
+    present = frozenset({COMES.berth.pod_uid})
+    return replace(Gathered(uid(), order=COMES, present=present, linked=True, kvm_usable=True), **more)
+
+
+def copy(detail: str, **more: Any) -> Gathered:
+    guest = Guest(uid(), DomainState.PAUSED, COMES, 1_900_000_000, Accelerator.TCG, detail)
+    return coming(**{"guest": guest, "folder": True, "listening": True, "network": COMES.machine.nics, **more})
+
+
+def test_the_target_prepares_then_listens() -> None:
+    assert kinds(coming()) == [steps.PrepareCgroup, steps.PrepareMedia, steps.CreateTaps, steps.AwaitGuest]
+    assert kinds(coming(listening=True)) == [steps.WaitFor]
+    assert steps.CreatePaused not in kinds(coming())
+
+
+def told(g: Gathered) -> MigrationState | None:
+    said = report.report(g, Progress(pause_ms=12))
+    assert said is not None
+    return said.migration.state if said.migration is not None else None
+
+
+def test_the_targets_words() -> None:
+    assert told(coming()) is None
+    assert told(coming(listening=True)) is MigrationState.LISTENING
+    assert told(copy("migration")) is MigrationState.LISTENING
+    assert told(copy("user")) is MigrationState.RECEIVED
+    arrived = replace(here(COMES), listening=True)
+    assert told(arrived) is MigrationState.ARRIVED
+    failed = HandoverRecord("m1", 2, "node-0", HandoverState.FAILED)
+    assert told(coming(handover=failed)) is MigrationState.FAILED
+
+
+def test_its_network_is_there_silently_before_the_source_is_asked() -> None:
+    for detail in ("migration", "user"):
+        first = machine.plan(copy(detail, network=None)).steps[0]
+        assert isinstance(first, steps.AttachNetwork)
+        assert first.silent
+    assert kinds(copy("user")) == [steps.AskSource]
+
+
+def test_it_is_ours_before_it_runs() -> None:
+    assert kinds(copy("user", answer=Answer.YES)) == [steps.Arrive, steps.MarkStarted, steps.Resume]
+    paused = COMES.model_copy(update={"power": OrderPower.PAUSED})
+    assert kinds(copy("user", answer=Answer.YES, order=paused)) == [steps.Arrive, steps.MarkStarted]
+
+
+def test_a_copy_is_thrown_away_on_evidence_only() -> None:
+    assert kinds(copy("user", answer=Answer.NO)) == [steps.FailReceiving, steps.Destroy]
+    assert kinds(copy("migration", shutdown_asked=True)) == [steps.FailReceiving, steps.Destroy]
+    assert kinds(copy("user", shutdown_asked=True)) == [steps.AskSource]  # it may be ours already
+    assert kinds(copy("user", order=None)) == [steps.AskSource]  # a silent controller changes nothing
+    failed = HandoverRecord("m1", 2, "node-0", HandoverState.FAILED)
+    assert kinds(copy("user", handover=failed)) == [steps.FailReceiving, steps.Destroy]
+    assert kinds(coming(handover=failed)) == [steps.WaitFor]
+
+
+def test_a_copy_is_no_guest_yet() -> None:
+    paused = COMES.model_copy(update={"power": OrderPower.PAUSED})
+    assert gathered.state(copy("user", order=paused)) is GuestState.STARTING
