@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -150,44 +149,3 @@ def test_big_packets_pass_and_new_connections_need_no_cutting(moved: Town) -> No
                 line.settimeout(2)
                 assert len(line.recv(2000)) == size
     assert out
-
-
-def test_throughput_through_a_door(moved: Town) -> None:
-    """Told, not judged: the guest's end is this test's own pump unless it is a veth, as here."""
-    a, b, _ = moved.stops
-    moved.in_guest_by_veth(b)
-    results = {}
-    for name, ip in (("direct", b.ip), ("door", a.ip), ("direct, IPv6", b.ip6), ("door, IPv6", a.ip6)):
-        for way in ("to the guest", "from the guest"):
-            client, guest = to_guest(moved, ip)
-            first, last = (client, guest) if way == "to the guest" else (guest, client)
-            results[f"{name}, {way}"] = rate(first, last)
-    print("\n" + "\n".join(f"  {name}: {value:.0f} Mbit/s" for name, value in results.items()))
-    assert min(results.values()) > 1
-
-
-def rate(first: socket.socket, last: socket.socket, seconds: float = 1.0) -> float:
-    import threading
-
-    done, chunk = threading.Event(), bytes(1 << 16)
-    first.settimeout(2)
-
-    def send() -> None:
-        try:
-            while not done.is_set():
-                first.send(chunk)
-        except OSError:
-            return
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    last.settimeout(2)
-    end, total, start = time.monotonic() + seconds, 0, time.monotonic()
-    while time.monotonic() < end:
-        total += len(last.recv(1 << 18))
-    spent = time.monotonic() - start
-    done.set()
-    last.close()
-    thread.join()
-    first.close()
-    return total * 8 / spent / 1e6
