@@ -28,7 +28,7 @@ from berth.effects.cluster import Cluster as Port
 from berth.effects.kube import Kube
 from berth.effects.memory_cluster import MemoryCluster
 from berth.effects.ports_cluster import ClusterPort, Conflict, NotFound
-from berth.plan import incoming, moves
+from berth.plan import evacuation, incoming, moves
 from berth.plan.acts import CreateBerth
 from berth.plan.berthpod import berth_pod
 from berth.plan.tell import Tell
@@ -288,6 +288,16 @@ async def moves_contract(both: Both, home: str) -> None:
         await port.set_here(home, second.name, str(uuid.uuid4()), True)
     with pytest.raises(NotFound):
         await port.set_here(home, "never", second.uid, True)
+    assert first.guarded
+    assert not read_pod(await port.set_guard(home, first.name, first.uid, False)).guarded
+    assert read_pod(await port.set_guard(home, first.name, first.uid, True)).guarded
+    with pytest.raises(NotFound):
+        await port.set_guard(home, first.name, str(uuid.uuid4()), False)
+    for _ in range(2):  # done is done
+        await port.create_guard(evacuation.guard(home))
+        await port.create_migration(
+            evacuation.migration(World(datetime(2026, 1, 1, tzinfo=UTC), seen, common, pod=first))
+        )
     assert await port.machine(home, "never") is None
     assert await port.machine(home, "web") is not None
     for pod in (first, second):

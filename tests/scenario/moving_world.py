@@ -6,12 +6,14 @@ waits for memory is no guest: it becomes one when the source has let its own go.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from berth.api.handover import MigrationReport, MigrationState
 from berth.api.order import DoorReport, GuestState, Order
+from berth.effects.ports_cluster import ApiRefused
 from berth.errors import AgentDown, StaleEpoch
 from berth.plan import world as seen
 from berth.plan.world import Object, read_pod
@@ -81,6 +83,23 @@ class MovingWorld(World):
     def move(self, name: str = "m", **spec: Any) -> None:
         self.cluster.apply_migration(NAMESPACE, name, {"vm": KEY[1], **spec})
 
+    def cordon(self, node: str) -> None:
+        self.common = replace(self.common, cordoned=self.common.cordoned | {node})
+
+    def drain(self, node: str, rounds: int = 60) -> bool:
+        """As kubectl does: cordon, then evict again and again what is there; whether the node is empty in the end."""
+        self.cordon(node)
+        for _ in range(rounds):
+            here = [key for key, pod in self.cluster.pods.items() if pod["spec"].get("nodeName") == node]
+            if not here:
+                return True
+            for key in here:
+                with contextlib.suppress(ApiRefused):
+                    self.cluster.evict(key)
+            self.turn()
+            self.advance(5)
+        return False
+
     # scheduler and kubelet
 
     def schedule(self) -> None:
@@ -89,7 +108,8 @@ class MovingWorld(World):
                 self._place(key, pod)
 
     def _place(self, key: tuple[str, str], pod: Object) -> None:
-        fits = [n for n in sorted(self.places) if n in self.cluster.nodes and self._fits(pod, n)]
+        open_ = [n for n in sorted(self.places) if n in self.cluster.nodes and n not in self.common.cordoned]
+        fits = [n for n in open_ if self._fits(pod, n)]
         with_room = [n for n in fits if self.places[n].room]
         if with_room:
             pod["spec"]["nodeName"] = min(with_room, key=lambda n: self._doors_on(n))

@@ -70,6 +70,7 @@ def test_it_belongs_to_its_machine_and_carries_its_labels() -> None:
         "app.kubernetes.io/component": "berth",
         "berth.dev/vm": "web",
         "berth.dev/vm-uid": UID,
+        "berth.dev/eviction": "guarded",
     }
     assert meta["ownerReferences"][0]["uid"] == UID
     assert meta["annotations"]["berth.dev/epoch"] == "3"

@@ -48,6 +48,14 @@ class Restart(enum.StrEnum):
     NEVER = "Never"
 
 
+class Eviction(enum.StrEnum):
+    """What a drain of its node does to a running machine."""
+
+    LIVE_MIGRATE = "LiveMigrate"
+    SHUTDOWN = "Shutdown"
+    BLOCK = "Block"
+
+
 class Cpu(Model):
     """The machine's processors."""
 
@@ -137,6 +145,11 @@ class VirtualMachineSpec(Model):
     restart: Annotated[Restart, Live] = Field(
         Restart.ALWAYS,
         description="When the guest ends by itself: start it again Always, only OnFailure (crash, kill), or Never.",
+    )
+    eviction: Annotated[Eviction, Live] = Field(
+        Eviction.LIVE_MIGRATE,
+        description="What a drain of its node does. LiveMigrate: move it; one that cannot move is shut down and started"
+        " elsewhere. Shutdown: that, in any case. Block: the drain waits until somebody else ends it.",
     )
     cpu: Cpu = Field(default_factory=Cpu, description="The guest's processors.")
     memory: Memory = Field(default_factory=Memory, description="The guest's memory.")

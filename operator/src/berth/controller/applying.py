@@ -17,13 +17,17 @@ from berth.controller.networks import LeaseWriter
 from berth.controller.tracing import Trace, waiting
 from berth.effects.ports_cluster import AgentPort, ApiRefused, ClusterPort, Conflict, NotFound
 from berth.errors import AgentDown, Refused
+from berth.plan import evacuation
 from berth.plan.acts import (
     AddFinalizer,
     CreateBerth,
+    CreateGuard,
     CreateIncoming,
+    CreateMigration,
     DeleteBerth,
     RemoveFinalizer,
     SendOrder,
+    SetGuard,
     SetHere,
     Step,
     Withdraw,
@@ -32,7 +36,7 @@ from berth.plan.backoff import retry_seconds
 from berth.plan.cluster import Plan
 from berth.plan.networks import WriteLeases
 from berth.plan.tell import Tell
-from berth.plan.world import FINALIZER, Machine, Pod, PodEvent, Refusal, World, read_pod
+from berth.plan.world import FINALIZER, GUARD, GUARDED, Machine, Object, Pod, PodEvent, Refusal, World, read_pod
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +74,7 @@ class Applier:
         self._agents = agents
         self._leases = leases
         self._tell = tell
+        self._guards: set[str] = set()  # namespaces that have their budget
 
     async def apply(self, key: Key, world: World, plan: Plan, memory: Memory, rang: float) -> float | None:
         """A node that does not take its order holds up no other step."""
@@ -93,8 +98,15 @@ class Applier:
                 return await self._create(key, world, step, memory, rang)
             case CreateIncoming():
                 return await self._create_incoming(world, step, memory)
-            case SetHere():
-                return await self._set_here(world, step)
+            case SetHere() | SetGuard():
+                return await self._mark(world, step)
+            case CreateGuard():
+                await self._guard(world.machine.namespace)
+                return None
+            case CreateMigration():
+                with waiting():
+                    await self._cluster.create_migration(step.manifest)
+                return None
             case DeleteBerth():
                 return await self._delete(key, world, step)
             case SendOrder():
@@ -136,6 +148,8 @@ class Applier:
         memory.refusals, memory.create_after = 0, None
         memory.trace.mark("berth_created")
         self._cache.see_pod(pod)
+        if self._is_guarded(pod):
+            await self._guard(key[0])
         self._tell(world.machine, Tell("Starting", f"Start {step.epoch}: {step.reason}."))
         return None
 
@@ -182,18 +196,39 @@ class Applier:
             memory.move_after = world.now + timedelta(seconds=wait)
             return wait
         self._cache.see_pod(pod)
+        if self._is_guarded(pod):
+            await self._guard(world.machine.namespace)
         self._tell(world.machine, Tell("MigrationStarted", f"{step.reason}."))
         return None
 
-    async def _set_here(self, world: World, step: SetHere) -> float | None:
+    async def _mark(self, world: World, step: SetHere | SetGuard) -> float | None:
+        namespace = world.machine.namespace
         try:
             with waiting():
-                self._cache.see_pod(
-                    await self._cluster.set_here(world.machine.namespace, step.name, step.uid, step.here)
-                )
+                if isinstance(step, SetHere):
+                    obj = await self._cluster.set_here(namespace, step.name, step.uid, step.here)
+                else:
+                    obj = await self._cluster.set_guard(namespace, step.name, step.uid, step.guarded)
         except NotFound:
             return 0.2
+        self._cache.see_pod(obj)
+        if self._is_guarded(obj):
+            await self._guard(namespace)
         return None
+
+    def _is_guarded(self, pod: Object) -> bool:
+        return bool((pod["metadata"].get("labels") or {}).get(GUARD) == GUARDED)
+
+    async def _guard(self, namespace: str) -> None:
+        """Once for each namespace; a quota that forbids it must hold up no machine."""
+        if namespace in self._guards:
+            return
+        try:
+            with waiting():
+                await self._cluster.create_guard(evacuation.guard(namespace))
+        except ApiRefused as error:
+            _log.warning("namespace %s gets no guard against eviction: %s", namespace, error)
+        self._guards.add(namespace)
 
     async def _send(self, step: SendOrder, memory: Memory, now: datetime) -> float | None:
         after = memory.order_after.get(step.node)

@@ -16,7 +16,7 @@ from berth.api.order import NodeFacts
 from berth.controller import handlers
 from berth.controller.agents import Agents
 from berth.controller.authority import ClientContexts
-from berth.controller.cache import Cache, Key
+from berth.controller.cache import Cache, Key, version_of
 from berth.controller.migrations import Migrations
 from berth.controller.networks import NetworkReconciler, Networks
 from berth.controller.queue import Queue
@@ -43,6 +43,8 @@ class Leading:
         self._cache = Cache()
         self._networks = Networks()
         self._moves = Migrations()
+        self._cordoned: set[str] = set()
+        self._node_versions: dict[Key, int] = {}
         self._cluster = Cluster(kube, settings.pod_name)
         self._agents = Agents(ClientContexts(authority), settings.agent_port, self._machine_news, self._node_news)
         self._teller = Teller(self._cluster)
@@ -50,7 +52,7 @@ class Leading:
             self._cache,
             self._cluster,
             self._agents,
-            lambda: settings.cluster(self._agents.kvm(), self._agents.nodes()),
+            lambda: settings.cluster(self._agents.kvm(), self._agents.nodes(), frozenset(self._cordoned)),
             self._teller.tell,
             known=self._networks,
             leased=self._leased,
@@ -76,6 +78,9 @@ class Leading:
             self._migration_seen,
             self._migration_gone,
             self._moves.versions,
+        )
+        self._node_watch = Watch(
+            kube, "/api/v1/nodes", "", self._node_seen, self._node_gone, lambda: self._node_versions
         )
         self._queue: Queue[Key] = Queue(self._reconciler.work, settings.workers)
         self._berths = Watch(
@@ -108,12 +113,14 @@ class Leading:
                 group.create_task(self._agent_pods.run(), name="agents"),
                 group.create_task(self._network_watch.run(), name="networks"),
                 group.create_task(self._migration_watch.run(), name="migrations"),
+                group.create_task(self._node_watch.run(), name="nodes"),
                 group.create_task(self._teller.run(), name="teller"),
             ]
             await self._berths.synced.wait()  # a machine is judged only when its berth, if any, is known
             await self._agent_pods.synced.wait()
             await self._network_watch.synced.wait()
             await self._migration_watch.synced.wait()
+            await self._node_watch.synced.wait()
             self._background.append(group.create_task(self._queue.run(), name="queue"))
             self._background.append(group.create_task(self._segment_queue.run(), name="segments"))
             self._background.append(group.create_task(self._sweep(), name="sweep"))
@@ -178,6 +185,21 @@ class Leading:
             if other.key == seen.key or not _is_ready(other):
                 self._segment_queue.ring(other.key)
         self._ring_users(seen.key)
+
+    def _node_seen(self, obj: Object) -> None:
+        """A node that is cordoned is to be emptied. Its heartbeats come here, too, and say nothing."""
+        name = obj["metadata"]["name"]
+        self._node_versions["", name] = version_of(obj)
+        cordoned = bool((obj.get("spec") or {}).get("unschedulable"))
+        if cordoned == (name in self._cordoned):
+            return
+        (self._cordoned.add if cordoned else self._cordoned.discard)(name)
+        for key in self._cache.on_node(name):
+            self._queue.ring(key)
+
+    def _node_gone(self, key: Key, last: Object | None) -> None:
+        self._node_versions.pop(key, None)
+        self._cordoned.discard(key[1])
 
     def _migration_seen(self, obj: Object) -> None:
         seen = self._moves.see(obj)

@@ -138,6 +138,7 @@ class Reconciler:
             pod=pod or memory.squatter,
             departed=departed,
             create_refusal=memory.refusal,
+            moves_wait=bool(self._moves.of(key)),
             move=move,
             incoming=mine.incoming,
             former=mine.former,

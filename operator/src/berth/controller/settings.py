@@ -52,9 +52,14 @@ class Settings(BaseModel):
         host = f"{self.service_name}.{self.namespace}.svc"
         return host, self.service_name, f"{host}.cluster.local"
 
-    def cluster(self, kvm: tuple[tuple[str, bool, str], ...] = (), nodes: tuple[str, ...] = ()) -> Cluster:
+    def cluster(
+        self,
+        kvm: tuple[tuple[str, bool, str], ...] = (),
+        nodes: tuple[str, ...] = (),
+        cordoned: frozenset[str] = frozenset(),
+    ) -> Cluster:
         """The part that plans read."""
-        return Cluster(self.image, self.image_pull_policy, self.emulation, kvm, nodes, self.door_seconds)
+        return Cluster(self.image, self.image_pull_policy, self.emulation, kvm, nodes, cordoned, self.door_seconds)
 
     @property
     def limits(self) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from datetime import UTC, datetime
 from typing import Final
@@ -15,7 +16,7 @@ from berth.effects.ports_cluster import ApiRefused, Conflict, NotFound
 from berth.plan.moves import Move
 from berth.plan.segment import Segment
 from berth.plan.tell import Tell
-from berth.plan.world import GATE, Machine, Object, PodEvent, format_time, parse_time
+from berth.plan.world import GATE, GUARD, GUARDED, Machine, Object, PodEvent, format_time, parse_time
 
 MACHINES: Final = f"/apis/{GROUP}/{VERSION}"
 CORE: Final = "/api/v1"
@@ -78,10 +79,26 @@ class Cluster:
         body = {"metadata": {"uid": uid}, "status": {"conditions": [said]}}
         try:
             return await self._kube.call("PATCH", where, body, kind="Pod", verb="status", content=STRATEGIC)
-        except ApiRefused as error:  # another pod has the name now: a pod's uid cannot be changed
-            if error.code == 422 and "metadata.uid" in str(error):
-                raise NotFound(404, str(error)) from error
-            raise
+        except ApiRefused as error:
+            raise _is_another(error) from error
+
+    async def set_guard(self, namespace: str, name: str, uid: str, guarded: bool) -> Object:
+        body = {"metadata": {"uid": uid, "labels": {GUARD: GUARDED if guarded else None}}}
+        where = path(CORE, "namespaces", namespace, "pods", name)
+        try:
+            return await self._kube.call("PATCH", where, body, kind="Pod", verb="label", merge=True)
+        except ApiRefused as error:
+            raise _is_another(error) from error
+
+    async def create_guard(self, manifest: Object) -> None:
+        where = path("/apis/policy/v1", "namespaces", manifest["metadata"]["namespace"], "poddisruptionbudgets")
+        with contextlib.suppress(Conflict):
+            await self._kube.call("POST", where, manifest, kind="PodDisruptionBudget", verb="create")
+
+    async def create_migration(self, manifest: Object) -> None:
+        where = path(MACHINES, "namespaces", manifest["metadata"]["namespace"], MIGRATIONS)
+        with contextlib.suppress(Conflict):
+            await self._kube.call("POST", where, manifest, kind="Migration", verb="create")
 
     async def pod_events(self, namespace: str, name: str, uid: str) -> list[PodEvent]:
         selector = f"involvedObject.kind%3DPod%2CinvolvedObject.name%3D{name}%2CinvolvedObject.uid%3D{uid}"
@@ -161,6 +178,12 @@ class Cluster:
             token = (answer.get("metadata") or {}).get("continue") or ""
             if not token:
                 return names
+
+
+def _is_another(error: ApiRefused) -> ApiRefused:
+    """Another pod has the name now: that is told as a conflict, or as an attempt to change a pod's uid."""
+    other = isinstance(error, Conflict) or (error.code == 422 and "metadata.uid" in str(error))
+    return NotFound(404, str(error)) if other else error
 
 
 def _machine(machine: Machine) -> str:

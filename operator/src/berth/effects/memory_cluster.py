@@ -15,7 +15,7 @@ from berth.effects.ports_cluster import ApiRefused, Conflict, NotFound
 from berth.plan.moves import Move
 from berth.plan.segment import Segment
 from berth.plan.tell import Tell
-from berth.plan.world import FINALIZER, GATE, Machine, Object, PodEvent, format_time
+from berth.plan.world import FINALIZER, GATE, GUARD, GUARDED, Machine, Object, PodEvent, format_time
 
 Key = tuple[str, str]
 
@@ -30,6 +30,7 @@ class MemoryCluster:
         self.nodes: dict[str, Object] = {}
         self.networks: dict[Key, Object] = {}
         self.migrations: dict[Key, Object] = {}
+        self.guards: set[str] = set()  # namespaces that have a budget
         self.events: list[PodEvent] = []
         self.told: list[tuple[str, Tell]] = []
         self.writes: list[str] = []
@@ -81,6 +82,24 @@ class MemoryCluster:
         ready = {"type": "Ready", "status": "True" if here and well else "False"}
         obj["status"]["conditions"] = [*others, {"type": GATE, "status": str(here)}, ready]
         return self.pod_changed((namespace, name))
+
+    async def set_guard(self, namespace: str, name: str, uid: str, guarded: bool) -> Object:
+        obj = self.pods.get((namespace, name))
+        if obj is None or obj["metadata"]["uid"] != uid:
+            raise NotFound(404, f"pod {name} is not there")
+        self.writes.append("guard")
+        labels = {k: v for k, v in obj["metadata"].get("labels", {}).items() if k != GUARD}
+        obj["metadata"]["labels"] = {**labels, **({GUARD: GUARDED} if guarded else {})}
+        return self.pod_changed((namespace, name))
+
+    async def create_guard(self, manifest: Object) -> None:
+        self.guards.add(manifest["metadata"]["namespace"])
+
+    async def create_migration(self, manifest: Object) -> None:
+        key = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        if key not in self.migrations:
+            self.writes.append("migration")
+            self.apply_migration(*key, manifest["spec"])
 
     async def delete_pod(self, namespace: str, name: str, uid: str) -> Object | None:
         self.writes.append("delete")
@@ -230,6 +249,14 @@ class MemoryCluster:
             grace = obj["spec"].get("terminationGracePeriodSeconds", 30)
             obj["metadata"]["deletionTimestamp"] = format_time(self._clock() + timedelta(seconds=grace))
         return self.pod_changed(key)
+
+    def evict(self, key: Key) -> None:
+        """The Eviction API: a budget refuses what it selects, unless that has ended or has no node yet."""
+        obj = self.pods[key]
+        guarded = obj["metadata"].get("labels", {}).get(GUARD) == GUARDED and key[0] in self.guards
+        if guarded and obj["status"]["phase"] == "Running":
+            raise ApiRefused(429, "Cannot evict pod as it would violate the pod's disruption budget.")
+        self.end_pod(key, obj["metadata"]["uid"])
 
     def remove_pod(self, key: Key) -> None:
         """The object goes: kubelet is done with it, or somebody forced it."""

@@ -63,6 +63,18 @@ class ClusterPort(Protocol):
         """Open or shut a pod's readiness gate; NotFound when that pod is no more."""
         ...
 
+    async def set_guard(self, namespace: str, name: str, uid: str, guarded: bool) -> Object:
+        """Set or take off a pod's label; NotFound when that pod is no more."""
+        ...
+
+    async def create_guard(self, manifest: Object) -> None:
+        """A PodDisruptionBudget; done when one of that name is there."""
+        ...
+
+    async def create_migration(self, manifest: Object) -> None:
+        """Done when one of that name is there."""
+        ...
+
     async def pod_events(self, namespace: str, name: str, uid: str) -> list[PodEvent]: ...
 
     async def tell(self, machine: Machine, tell: Tell) -> None:

@@ -57,6 +57,31 @@ class SetHere:
 
 
 @dataclass(frozen=True, slots=True)
+class SetGuard:
+    """Guard a pod from eviction, or do so no more: a label that the namespace's budget selects."""
+
+    name: str
+    uid: str
+    guarded: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateGuard:
+    """The namespace's PodDisruptionBudget, if it is not there."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateMigration:
+    """Move a machine that nobody asked to be moved."""
+
+    manifest: Object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SendOrder:
     node: str
     order: Order
@@ -81,5 +106,8 @@ Step = (
     | CreateIncoming
     | DeleteBerth
     | SetHere
+    | SetGuard
+    | CreateGuard
+    | CreateMigration
     | SendOrder
 )

@@ -18,13 +18,15 @@ from berth.api.kubernetes import Placement, Probe
 from berth.api.order import Emulation
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import KIND, VirtualMachineSpec
-from berth.plan import networks
+from berth.plan import evicting, networks
 from berth.plan.world import (
     COMPONENT,
     COMPONENT_LABEL,
     EMULATION,
     EPOCH,
     GATE,
+    GUARD,
+    GUARDED,
     KVM_LABEL,
     MACHINE,
     RESTARTED_AT,
@@ -111,6 +113,7 @@ def berth_pod(machine: Machine, epoch: int, cluster: Cluster) -> Object:
 
 def _metadata(machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: Cluster) -> Object:
     """A machine's own labels go onto its pod, so that Services and NetworkPolicies select machines by them."""
+    guarded = evicting.guarded(spec, spec, cluster)
     return {
         "name": pod_name(machine.name),
         "namespace": machine.namespace,
@@ -119,6 +122,7 @@ def _metadata(machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: C
             COMPONENT_LABEL: COMPONENT,
             VM_LABEL: _fit(machine.name),
             VM_UID_LABEL: machine.uid,
+            **({GUARD: GUARDED} if guarded else {}),
         },
         "annotations": {
             EPOCH: str(epoch),

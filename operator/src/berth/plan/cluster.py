@@ -13,7 +13,7 @@ from typing import Final
 from berth.api.order import GuestState
 from berth.api.virtualmachine import Power
 from berth.outcome import Wait
-from berth.plan import backoff, berthpod, history, migration, networks, orders, pending
+from berth.plan import backoff, berthpod, evacuation, history, migration, networks, orders, pending
 from berth.plan.acts import AddFinalizer, CreateBerth, DeleteBerth, RemoveFinalizer, SendOrder, Step, Withdraw
 from berth.plan.conditions import AGENT_GRACE, HYPERVISOR_GRACE
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict
@@ -48,7 +48,7 @@ _NOTHING: Final[Decision] = ((), False)
 def _steps(world: World, past: History, verdict: Verdict) -> Decision:
     if past.last_exit != history.stored(world).last_exit:
         return (), True
-    others = migration.steps(world)
+    others = (*migration.steps(world), *evacuation.steps(world))
     own, record = _own_steps(world, past, verdict)
     return (*others, *own), record or _has_moved(world)
 

@@ -37,6 +37,8 @@ MIGRATION: Final = f"{GROUP}/migration"
 INCOMING: Final = f"{GROUP}/incoming"
 GATE: Final = f"{GROUP}/here"
 """A pod's readiness gate, and the condition that opens it: the guest is in this berth."""
+GUARD: Final = f"{GROUP}/eviction"
+GUARDED: Final = "guarded"
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 COMPONENT: Final = "berth"
 NETWORK_STATUS: Final = "k8s.v1.cni.cncf.io/network-status"
@@ -137,6 +139,7 @@ class Pod:
     migration: str = ""  # the uid of the Migration that it was made for
     came_from: tuple[str, int] = ("", 0)  # with a migration: the source's node and epoch
     gated: bool = False  # it has the readiness gate
+    guarded: bool = False  # from eviction
     here: bool = False  # what the gate's condition says
     image: str = ""  # the berth's own
     reason: str = ""  # pod-level, for example Evicted
@@ -182,6 +185,7 @@ def read_pod(obj: Object) -> Pod:
         migration=annotations.get(MIGRATION, ""),
         came_from=_came_from(annotations.get(INCOMING, "")),
         gated=gated,
+        guarded=(meta.get("labels") or {}).get(GUARD) == GUARDED,
         here=conditions.get(GATE, {}).get("status") == "True",
         image=next((c.get("image", "") for c in spec.get("containers") or ()), ""),
         reason=status.get("reason", ""),
@@ -274,6 +278,7 @@ class Cluster:
     emulation: Emulation = Emulation.NEVER
     kvm: tuple[tuple[str, bool, str], ...] = ()  # node, usable, reason: of every agent that ever connected
     nodes: tuple[str, ...] = ()  # that have or had an agent since this controller leads; empty: nothing is known yet
+    cordoned: frozenset[str] = frozenset()  # nodes that are to be emptied
     door_seconds: int = 3600  # so long a berth that its guest has left may be a door
 
 
@@ -291,6 +296,7 @@ class World:
     node_exists: bool = True  # that node's Node object
     create_refusal: Refusal | None = None  # the API server's last answer to our berth, when it was no
     networks: Mapping[SegmentKey, Segment] = field(default_factory=dict)  # those it names or has leases of
+    moves_wait: bool = False  # a Migration of it is there that is not finished
     move: Move | None = None  # the Migration that is under way
     incoming: Pod | None = None  # the berth that it moves to
     former: tuple[Pod, ...] = ()  # berths that it has left, in the order in which it did
