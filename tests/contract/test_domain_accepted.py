@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from berth.api.devices import DiskBus, NicModel
 from berth.api.order import CloudInitOrder, DiskKind, DiskOrder, KernelOrder, MachineOrder, NicKind, NicOrder, Order
-from berth.domain import build, files, xml
+from berth.domain import arriving, build, files, xml
 from berth.domain.host import Accelerator, Host
 from tests.contract import libvirtd
 from tests.golden.domain import cases as golden
@@ -35,7 +35,9 @@ def connection() -> Iterator[Any]:
 def check(connection: Any, order: Order, host: Host) -> None:
     taps = {nic.name: f"bt{index}" for index, nic in enumerate(order.machine.nics)}
     text = xml.render(build.build(order, files.expected(order.uid, order.machine), taps, host))
-    connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).undefine()
+    defined = connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    arriving.check(defined.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE), text)
+    defined.undefine()
     assert "-uuid" in connection.domainXMLToNative("qemu-argv", _without_functions(text))
 
 

@@ -61,13 +61,40 @@ def test_it_holds_only_while_libvirt_waits() -> None:
     assert not gate.holds(plain)
 
 
+def string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack(">I", len(data)) + data + b"\0" * (-len(data) % 4)
+
+
+def prepare(*names: str) -> bytes:
+    """As libvirt asks to make ready for a guest."""
+    ours = b"".join(string(name) + struct.pack(">I", 7) + string("<domain/>") for name in names)
+    other = string("bandwidth") + struct.pack(">IQ", 4, 8)
+    return frame(PREPARE, body=struct.pack(">I", len(names) + 1) + other + ours + b"cookie")
+
+
 @pytest.mark.parametrize("size", [1, 28, 1000])
 def test_another_node_may_migrate_and_nothing_else(size: int) -> None:
-    calls = frame(66) + frame(1, body=b"qemu:///system") + frame(60) + frame(PREPARE, body=b"x") + frame(FINISH)
+    calls = frame(66) + frame(1, body=b"qemu:///system") + frame(60) + prepare("destination_xml") + frame(FINISH)
     calls += frame(1, EVENT, program=KEEPALIVE) + frame(2)
-    assert fed(Guard().back, calls, size) == calls
+    seen: list[str] = []
+    assert fed(Guard(seen.append).back, calls, size) == calls
+    assert seen == ["<domain/>"]
     for bad in (frame(10), frame(135), frame(PREPARE, program=REMOTE + 1), frame(PREPARE, EVENT), b"\0\0\0\1" * 7):
         with pytest.raises(NotAllowed):
-            fed(Guard().back, bad, size)
+            fed(Guard(seen.append).back, bad, size)
     with pytest.raises(NotAllowed):
-        fed(Guard().back, struct.pack(">I", libvirt_frames._LIMIT + 1) * 7, size)
+        fed(Guard(seen.append).back, struct.pack(">I", libvirt_frames._LIMIT + 1) * 7, size)
+
+
+def refuse(xml: str) -> None:
+    raise ValueError(xml)
+
+
+def test_another_copy_than_the_one_awaited_is_refused() -> None:
+    with pytest.raises(NotAllowed, match="<domain/>"):
+        fed(Guard(refuse).back, prepare("destination_xml"), 1000)
+    twice, none = prepare("destination_xml", "destination_xml"), prepare("another")
+    for bad in (twice, none, frame(PREPARE), frame(PREPARE, body=b"\xff" * 99)):
+        with pytest.raises(NotAllowed):
+            fed(Guard(lambda _xml: None).back, bad, 1000)

@@ -19,6 +19,7 @@ from typing import Final
 from berth.agent.machines import Arrival, Machine
 from berth.agent.questions import PREPARE, Prepared
 from berth.agent.sending import LIBVIRT, MEMORY
+from berth.domain import arriving
 from berth.effects import paths, relay
 from berth.effects.folders import MachineFolders
 from berth.effects.libvirt_frames import Guard
@@ -41,7 +42,7 @@ def server(folders: MachineFolders, machine: Machine | None, node: str, hello: H
         case "prepare":
             return lambda line: line.say(Prepared(xml=arrival.xml))
         case "libvirt":
-            return _libvirt
+            return lambda line: _libvirt(line, arrival)
         case "memory":
             return lambda line: _memory(line, folders.path(hello.uid) / "move" / MEMORY, arrival)
         case _:
@@ -51,10 +52,11 @@ def server(folders: MachineFolders, machine: Machine | None, node: str, hello: H
 assert (PREPARE, LIBVIRT, MEMORY) == ("prepare", "libvirt", "memory")  # the words above
 
 
-def _libvirt(line: Line) -> None:
+def _libvirt(line: Line, arrival: Arrival) -> None:
+    guard = Guard(lambda xml: arriving.check(xml, arrival.xml))
     plain = socket.socket(socket.AF_UNIX)
     plain.connect(str(LIBVIRT_SOCKET))
-    relay.relay(plain, line.raw(), back=Guard().back)
+    relay.relay(plain, line.raw(), back=guard.back)
 
 
 def _memory(line: Line, path: Path, arrival: Arrival) -> None:

@@ -98,10 +98,11 @@ class Gate:
 
 
 class Guard:
-    """At the target: what the other node's libvirt may ask this one."""
+    """At the target: what the other node's libvirt may ask this one. ``check`` raises for another copy."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[str], None]) -> None:
         self._calls = Frames()
+        self._check = check
 
     def back(self, data: memoryview) -> memoryview:
         passed = b""
@@ -109,5 +110,44 @@ class Guard:
             wanted = frame.program == REMOTE and frame.kind == _CALL and frame.procedure in _ALLOWED
             if not wanted and frame.program != KEEPALIVE:
                 raise NotAllowed(f"procedure {frame.procedure} of program {frame.program:#x} is not for migrations")
+            if wanted and frame.procedure == PREPARE:
+                self._prepare(frame)
             passed += frame.raw
         return memoryview(passed)
+
+    def _prepare(self, frame: Frame) -> None:
+        try:
+            given = parameters(frame.raw[_HEADER.size :])
+            self._check(str(given["destination_xml"]))
+        except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+            raise NotAllowed(f"the copy that is asked for is not the one that is awaited: {error}") from error
+
+
+_INT, _UINT, _LONG, _ULONG, _DOUBLE, _BOOLEAN, _STRING = range(1, 8)
+_SIZES: Final = {_INT: 4, _UINT: 4, _LONG: 8, _ULONG: 8, _DOUBLE: 8, _BOOLEAN: 4}
+
+
+def parameters(body: bytes) -> dict[str, str | bytes]:
+    """The typed parameters that a call begins with; twice the same one is nobody's."""
+    (count,), at = struct.unpack_from(">I", body), 4
+    found: dict[str, str | bytes] = {}
+    for _ in range(count):
+        name, at = _string(body, at)
+        (kind,), at = struct.unpack_from(">I", body, at), at + 4
+        value: str | bytes
+        if kind == _STRING:
+            value, at = _string(body, at)
+        else:
+            value, at = body[at : at + _SIZES[kind]], at + _SIZES[kind]
+        if name in found:
+            raise ValueError(f"{name} is given twice")
+        found[name] = value
+    return found
+
+
+def _string(body: bytes, at: int) -> tuple[str, int]:
+    (length,) = struct.unpack_from(">I", body, at)
+    end = at + 4 + length
+    if end > len(body):
+        raise ValueError("it is cut off")
+    return body[at + 4 : end].decode(), end + -length % 4
