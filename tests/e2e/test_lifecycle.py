@@ -128,7 +128,7 @@ def test_deleting_the_berth_pod_shuts_the_guest_down_and_starts_it_again(cluster
 
 
 def test_eviction_is_a_clean_shutdown(cluster: Cluster, make: Make) -> None:
-    vm = make(tiny("drained", restart="Never"))
+    vm = make(tiny("drained", restart="Never", eviction="Shutdown"))
     vm.wait_up()
     pod = vm.status()["berth"]
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": vm.namespace}}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from berth.api.handover import MigrationReport, MigrationState
-from berth.api.order import DoorReport, GuestState, Order
+from berth.api.order import GuestState, Order
 from berth.effects.ports_cluster import ApiRefused
 from berth.errors import AgentDown, StaleEpoch
 from berth.plan import world as seen
@@ -157,7 +157,10 @@ class MovingWorld(World):
         pod_uid = order.berth.pod_uid
         pod = next((p for p in self.cluster.pods.values() if p["metadata"]["uid"] == pod_uid), None)
         guest = next((g for g in self.guests if g.pod_uid == pod_uid), None)
-        if self._moved(pod_uid):
+        door = self._door_on(node, uid)
+        if door is not None and door["metadata"]["uid"] != pod_uid and guest is None:
+            self._wait_for(node, uid, order, door)
+        elif self._moved(pod_uid):
             if pod is None or "deletionTimestamp" in pod["metadata"]:
                 self._finish(node, uid, pod)
             else:
@@ -171,6 +174,24 @@ class MovingWorld(World):
 
     def _moved(self, pod_uid: str) -> bool:
         return any(s.pod_uid == pod_uid and s.state is MigrationState.HANDED_OVER for s in self.sendings.values())
+
+    def _door_on(self, node: Node, uid: str) -> Object | None:
+        """A berth here from which the guest has moved away."""
+        here = (p for p in self.cluster.pods.values() if p["spec"].get("nodeName") == node.name)
+        return next((p for p in here if self._moved(p["metadata"]["uid"])), None)
+
+    def _wait_for(self, node: Node, uid: str, order: Order, door: Object) -> None:
+        """One berth of a machine at a time: the door is still what is reported of it."""
+        meta = door["metadata"]
+        if "deletionTimestamp" in meta or read_pod(door).terminal:
+            if "deletionTimestamp" in meta:
+                self.cluster.remove_pod((meta["namespace"], meta["name"]))
+            node.reports.pop(uid, None)
+            self._tell(node, order, GuestState.WAITING)
+            return
+        berth = order.berth.model_copy(update={"pod_uid": meta["uid"], "pod_name": meta["name"]})
+        epoch = int(meta["annotations"]["berth.dev/epoch"])
+        self._tell(node, order.model_copy(update={"berth": berth, "epoch": epoch}), GuestState.MOVED)
 
     def _receive(self, node: Node, uid: str, order: Order, pod: Object | None) -> None:
         assert order.incoming is not None
@@ -240,18 +261,14 @@ class MovingWorld(World):
     def _tell(self, node: Node, order: Order, state: GuestState) -> None:
         """A report with what there is to say of migrations and doors."""
         pod_uid = order.berth.pod_uid
-        own = (self._of_source(pod_uid) if state is not GuestState.STARTING else None) or self._of_target(node, pod_uid)
+        own = self._of_source(pod_uid) if state is not GuestState.STARTING else None
+        if own is None and order.incoming is not None:
+            own = self._of_target(node, pod_uid)
         count = self.places[node.name].connections
-        doors = tuple(
-            DoorReport(pod_uid=d.pod_uid, connections=count.get(d.pod_uid, 0))
-            for d in order.doors
-            if d.node == node.name and self._moved(d.pod_uid)
-        )
         before = node.reports.get(order.uid)
         self.report(node, order, state)
         extra = {
             "migration": own,
-            "doors": doors,
             "connections": count.get(pod_uid, 0) if self._moved(pod_uid) else None,
         }
         if before is not None and state is GuestState.STARTING:
@@ -319,7 +336,7 @@ class MovingAgents(Agents):
             world._send(there, order)
         elif world._moved(order.berth.pod_uid):
             world._tell(there, order, GuestState.MOVED)
-        elif old is None or old.berth != order.berth:
+        elif world._door_on(there, order.uid) is None and (old is None or old.berth != order.berth):
             world._tell(there, order, GuestState.WAITING)
             there.reports[order.uid] = there.reports[order.uid].model_copy(update={"started_at": None})
             world._hear(there)

@@ -37,6 +37,21 @@ def test_a_drain_moves_a_machine_and_comes_to_its_end() -> None:
     assert len(world.cluster.writes) == writes
 
 
+def test_a_drain_does_not_wait_for_old_connections_through_the_only_other_node() -> None:
+    world = MovingWorld(("a", "b"))
+    world.apply()
+    world.settle(until=lambda: world.status.get("phase") == "Running")
+    old = world.pod_on("a")
+    assert old is not None
+    world.places["a"].connections[old["metadata"]["uid"]] = 5
+    world.move("user")
+    world.settle(until=lambda: world.migration("user").get("phase") == "Succeeded")
+    world.settle(5)
+    assert len(world.cluster.pods) == 2
+    assert world.drain("b")
+    assert (world.status["node"], world.starts, world.most_guests) == ("a", 1, 1)
+
+
 def test_one_that_is_to_be_shut_down_is_and_starts_elsewhere() -> None:
     world = up(eviction="Shutdown")
     assert world.drain("a")

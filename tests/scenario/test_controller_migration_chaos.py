@@ -5,6 +5,7 @@ The same chaos as for machines that stay (test_controller_chaos.py), on three no
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -107,6 +108,12 @@ class Chaos(RuleBasedStateMachine):
     def room(self, node: str, room: bool) -> None:
         self.world.places[node].room = room
 
+    @rule(node=NODES, cordoned=st.booleans())
+    def cordon(self, node: str, cordoned: bool) -> None:
+        known = self.world.common.cordoned
+        known = known | {node} if cordoned else known - {node}
+        self.world.common = replace(self.world.common, cordoned=known)
+
     @rule()
     def schedule(self) -> None:
         self.world.schedule()
@@ -155,6 +162,7 @@ class Chaos(RuleBasedStateMachine):
             return
         world = self.world
         world.crash_in = None
+        world.common = replace(world.common, cordoned=frozenset())
         for place in world.places.values():
             place.room = True
         for name, node in world.nodes.items():

@@ -232,13 +232,6 @@ class NicReport(Lenient):
     addresses: tuple[str, ...] = ()
 
 
-class DoorReport(Lenient):
-    """Another berth of the same machine on this node that is still a door: one that the guest left and came back to."""
-
-    pod_uid: str
-    connections: int
-
-
 class Report(Lenient):
     """How one machine is on this node."""
 
@@ -255,7 +248,6 @@ class Report(Lenient):
     guest_nics: tuple[NicReport, ...] = ()
     migration: MigrationReport | None = None
     connections: int | None = None  # MOVED: how many still go through the door
-    doors: tuple[DoorReport, ...] = ()  # of Order.doors, those on this node
     conditions: tuple[ReportCondition, ...] = ()
 
 

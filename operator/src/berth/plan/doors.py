@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from berth.api.handover import DoorOrder, Forward
+from berth.api.migration import Priority
 from berth.api.order import GuestState
 from berth.plan import berths
 from berth.plan.world import Pod, World
@@ -36,8 +37,8 @@ def addresses(pod: Pod) -> tuple[str, ...]:
 
 def leading_to(world: World, pod: Pod) -> tuple[DoorOrder, ...]:
     """The doors of the guest in ``pod``: those it has left, in that order. For an incoming berth, the one that it is
-    about to leave is the last."""
-    left = [*world.former]
+    about to leave is the last. One on the same node is none: it goes before the guest comes back."""
+    left = [each for each in world.former if each.node != pod.node]
     if pod is world.incoming and world.berth is not None:
         left.append(world.berth)
     numbers = {number(each.epoch): each for each in left if each.node and addresses(each) and not each.terminal}
@@ -54,12 +55,14 @@ def forward(world: World, pod: Pod, to: Pod) -> Forward:
 def connections(world: World, pod: Pod) -> int | None:
     """How many still go through; None while nobody says so."""
     agent = berths.agent_of(world, pod)
-    report = agent.report if agent is not None and agent.connected else None
-    if report is None:
-        return None
-    if report.pod_uid == pod.uid:
-        return report.connections if report.state is GuestState.MOVED else None
-    return next((each.connections for each in report.doors if each.pod_uid == pod.uid), None)
+    report = berths.report_of(world, pod) if agent is not None and agent.connected else None
+    return report.connections if report is not None and report.state is GuestState.MOVED else None
+
+
+def in_the_way(world: World) -> Pod | None:
+    """A door on the node that the guest is about to come back to: an agent has one berth of a machine at a time."""
+    pod = world.incoming
+    return next((each for each in world.former if pod is not None and pod.node and each.node == pod.node), None)
 
 
 def why_close(world: World, pod: Pod) -> str:
@@ -73,6 +76,8 @@ def why_close(world: World, pod: Pod) -> str:
         return "its guest is no more"
     if pod.epoch >= here.epoch:
         return "a controller that was behind made it"
+    if in_the_way(world) is pod and (connections(world, pod) == 0 or _is_drained(world)):
+        return "its guest comes back to this node"
     idle = world.idle_doors.get(pod.uid)
     if idle is not None and world.now - idle >= IDLE:
         return f"nothing has gone through it for {IDLE.seconds} s"
@@ -96,6 +101,12 @@ def left_at(world: World, pod: Pod) -> datetime | None:
     rest = [each for each in (*world.former, world.berth) if each is not None and each.epoch > pod.epoch]
     following = min(rest, key=lambda each: each.epoch, default=None)
     return following.created if following is not None else None
+
+
+def _is_drained(world: World) -> bool:
+    """Whether the move is a drain's: whoever empties a node does not wait for old connections."""
+    spec = world.move.spec if world.move is not None else None
+    return spec is not None and spec.priority is Priority.DRAIN
 
 
 def _is_none(world: World, pod: Pod) -> bool:

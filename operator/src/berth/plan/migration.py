@@ -101,12 +101,18 @@ def source_order(world: World, berth: Pod, *, sends: bool) -> Order | None:
     if order is None:
         return None
     parts: dict[str, object] = {"doors": doors.leading_to(world, berth)}
-    if berths.arriving(world):
+    if _comes(world, berth):
         parts["incoming"] = _from(world, berth)
     pod, move = world.incoming, world.move
     if sends and pod is not None and move is not None:
         parts |= {"outgoing": _to(world, move, pod), "forward": doors.forward(world, berth, pod)}
     return order.model_copy(update=parts)
+
+
+def _comes(world: World, berth: Pod) -> bool:
+    """Whether the guest is still on its way here, or its arrival is still to be told: the pause is in that word."""
+    move = world.move
+    return berths.arriving(world) or (move is not None and not move.finished and move.uid == berth.migration)
 
 
 def target_order(world: World, pod: Pod) -> Order | None:

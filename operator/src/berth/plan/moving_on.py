@@ -14,7 +14,7 @@ from berth.api.handover import MigrationReport, MigrationState
 from berth.api.migration import MigrationPhase as Phase
 from berth.api.order import GuestState
 from berth.api.virtualmachine import Power
-from berth.plan import berths, history, incoming, migratable, migration
+from berth.plan import berths, doors, history, incoming, migratable, migration
 from berth.plan.moves import Limits, Move, nodes, turn
 from berth.plan.phases import Life, life
 from berth.plan.times import format_time
@@ -180,7 +180,10 @@ def _progress(world: World, move: Move, others: list[Move], limits: Limits) -> W
         last = said is not None and said.state in (MigrationState.RECEIVED, MigrationState.ARRIVED)
         return Word(Phase.HANDING_OVER if last else Phase.RUNNING, "HandingOver" if last else "Sending")
     if said is None or said.state is not MigrationState.LISTENING:
-        return Word(Phase.PREPARING, *(_of(found) or _trouble(world) or ("Preparing", f"Node {pod.node} gets ready.")))
+        return Word(
+            Phase.PREPARING,
+            *(_of(found) or _door(world) or _trouble(world) or ("Preparing", f"Node {pod.node} gets ready.")),
+        )
     busy = nodes(other for other in others if other.uid != move.uid and other.sending)
     if busy[pod.node] >= limits.per_node:
         text = f"{busy[pod.node]} machines move from or to node {pod.node} now, and {limits.per_node} may at a time."
@@ -198,6 +201,17 @@ def _said(world: World, move: Move) -> MigrationReport | None:
     report = berths.report_of(world, world.incoming)
     said = report.migration if report is not None else None
     return said if said is not None and said.uid == move.uid else None
+
+
+def _door(world: World) -> tuple[str, str] | None:
+    """The node led connections to it until now, and has to be rid of them before it takes the guest in."""
+    door = doors.in_the_way(world)
+    if door is None:
+        return None
+    count = doors.connections(world, door)
+    through = f" ({count})" if count is not None else ""
+    message = f"Node {door.node} still leads connections{through} through {door.name}, which has to be gone before."
+    return "DoorOpen", f"{message} Next: wait until they end, delete that pod, or name another node."
 
 
 def _trouble(world: World) -> tuple[str, str] | None:
