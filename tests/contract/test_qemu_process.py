@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from berth.domain.observed import HandoverRecord, HandoverState, QemuProcess
+from berth.effects import qemu_process
 from berth.effects.berths import NodeBerths
 from berth.effects.qemu_process import NodeQemus
 from tests.contract import pods
@@ -63,9 +64,12 @@ def test_killed_frozen_or_not_it_is_dead(program: subprocess.Popen[bytes], tmp_p
     found = qemus.find(UID, "team_web")
     assert found is not None
     qemus.freeze(found)
+    before = ticks(program.pid)
     qemus.kill(found)
-    assert not qemus.alive(found)
+    assert not qemus.alive(found) or qemu_process._all_exiting(found.pid)
+    pods.until(lambda: not qemus.alive(found), what="its end")
     assert qemus.find(UID, "team_web") is None
+    assert not Path(f"/proc/{program.pid}/stat").exists() or ticks(program.pid) <= before + 1
     for again in (qemus.kill, qemus.freeze, qemus.thaw):
         again(found)
 

@@ -22,6 +22,7 @@ from berth.errors import HostFault
 
 FREEZE_SECONDS: Final = 2.0
 KILL_SECONDS: Final = 10.0
+_PF_EXITING: Final = 0x4  # of a thread's flags: it runs no code of its own any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,20 @@ class NodeQemus:
             pass
 
     def kill(self, process: QemuProcess) -> None:
-        """It is dead when this returns."""
+        """It is dead when this returns, or every thread of it is in the kernel's exit, from where none comes back.
+
+        To give a big guest's memory back takes the kernel seconds, for which nobody has to stand still.
+        """
         with self._signal(process, signal.SIGKILL) as fd:
             if not fd:
                 return
             poller = select.poll()
             poller.register(fd, select.POLLIN)
-            if not poller.poll(KILL_SECONDS * 1000):
-                text = f"QEMU (pid {process.pid}) does not die: something in the kernel holds it"
-                raise HostFault(text, reason="QemuStuck")
+            deadline = time.monotonic() + KILL_SECONDS
+            while not _all_exiting(process.pid) and not poller.poll(1):
+                if time.monotonic() > deadline:
+                    text = f"QEMU (pid {process.pid}) does not die: something in the kernel holds it"
+                    raise HostFault(text, reason="QemuStuck")
 
     @contextlib.contextmanager
     def _signal(self, process: QemuProcess, number: signal.Signals) -> Iterator[int]:
@@ -89,9 +95,20 @@ class NodeQemus:
             os.close(fd)
 
 
-def _all_stopped(pid: int) -> bool:
+def _threads(pid: int) -> list[list[str]]:
+    """Of each thread: what its stat says from the state on; nothing when one, or all of them, ended just now."""
     try:
-        stats = [Path(f"/proc/{pid}/task/{task}/stat").read_text() for task in os.listdir(f"/proc/{pid}/task")]
+        texts = [Path(f"/proc/{pid}/task/{task}/stat").read_text() for task in os.listdir(f"/proc/{pid}/task")]
     except (FileNotFoundError, ProcessLookupError):
-        return False  # a thread, or all of it, ended just now
-    return all(stat.rpartition(") ")[2][:1] in "TtZX" for stat in stats)
+        return []
+    return [text.rpartition(") ")[2].split() for text in texts]
+
+
+def _all_stopped(pid: int) -> bool:
+    threads = _threads(pid)
+    return bool(threads) and all(fields[0] in "TtZX" for fields in threads)
+
+
+def _all_exiting(pid: int) -> bool:
+    threads = _threads(pid)
+    return bool(threads) and all(fields[0] in "ZX" or int(fields[6]) & _PF_EXITING for fields in threads)
