@@ -70,6 +70,16 @@ def test_only_the_last_door_keeps_the_marks_that_others_gave() -> None:
     assert "tcp option maxseg size set 1340" in script
 
 
+def test_a_connection_is_told_once_that_its_packets_are_too_big() -> None:
+    tunnels = [*doors.to_doors([B], UPLINK).values()]
+    tunnels.append(doors.away(Forward(door=A, node="c", addresses=("10.0.9.9",)), UPLINK))
+    script = door_rules.build(tunnels, 1450).ruleset.script
+    ends = "ip saddr . tcp sport . ip daddr . tcp dport"
+    told = f"meta length > 1400 {ends} != @hinted add @hinted {{ {ends} }} meta mark set"
+    assert f'iifname "vm0" meta mark 0xbe02 {told} 0xbf02' in script
+    assert f'iifname "eth0" fib daddr type local {told} 0xbf00' in script
+
+
 @pytest.mark.parametrize(("mark", "door"), [(0, 0), (0xBE01, 1), (0xBEFF, 255), (1, 0), (0xBF01, 0)])
 def test_marks(mark: int, door: int) -> None:
     assert doors.door_of(mark) == door

@@ -25,6 +25,9 @@ def build(tunnels: Sequence[Tunnel], uplink_mtu: int) -> nft.Tables:
         _chain("tunnels", "prerouting priority raw", _let_in(tunnels)),
         _chain("own", "output priority raw", _own(tunnels)),
         _chain("doors", "prerouting priority mangle", _mark(tunnels)),
+        _set("hinted", "ip"),
+        _set("hinted6", "ip6"),
+        _chain("hints", "prerouting priority mangle + 1", _hints(tunnels, uplink_mtu)),
         _chain("through", "forward priority filter - 5", _through(tunnels)),
         _chain("sizes", "forward priority mangle", _sizes(tunnels, uplink_mtu)),
         _chain("unmark", "postrouting priority mangle", iter([f"oifname {_names(tunnels)} meta mark set 0"])),
@@ -36,6 +39,11 @@ def build(tunnels: Sequence[Tunnel], uplink_mtu: int) -> nft.Tables:
 def _chain(name: str, hook: str, rules: Iterator[str]) -> str:
     lines = [f"type filter hook {hook}; policy accept;", *rules]
     return f"\tchain {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
+
+
+def _set(name: str, family: str) -> str:
+    kind = f"typeof {family} saddr . tcp sport . {family} daddr . tcp dport"
+    return f"\tset {name} {{\n\t\t{kind}\n\t\tsize 4096\n\t\tflags dynamic,timeout\n\t\ttimeout 1h\n\t}}\n"
 
 
 def _names(tunnels: Sequence[Tunnel]) -> str:
@@ -61,6 +69,27 @@ def _mark(tunnels: Sequence[Tunnel]) -> Iterator[str]:
             first = "ct mark 0 " if tunnel.note == doors.LAST else ""
             yield f'iifname "{tunnel.name}" {first}ct mark set {doors.mark(doors.number(tunnel.name)):#x}'
     yield f'iifname {{ "{DEVICE}", "{doors.AWAY}" }} {_ANY_DOOR} meta mark set ct mark'
+
+
+def _hints(tunnels: Sequence[Tunnel], mtu: int) -> Iterator[str]:
+    """Once in an hour a TCP connection hears that its packets are too big to go in one piece. Whoever heeds that is
+    faster by far; whoever does not hear it, or not heed it, has lost one packet, and his go in two pieces from then on.
+    """
+    for tunnel in tunnels:
+        if ":" in tunnel.local:
+            continue  # nothing is cut there: each is refused that is too big
+        if tunnel.name == doors.AWAY:
+            coming = f'iifname "{UPLINK}" fib daddr type local'
+            mark = doors.hint(0)
+        else:
+            number = doors.number(tunnel.name)
+            coming, mark = f'iifname "{DEVICE}" meta mark {doors.mark(number):#x}', doors.hint(number)
+        for name, family in (("hinted", "ip"), ("hinted6", "ip6")):
+            ends = f"{family} saddr . tcp sport . {family} daddr . tcp dport"
+            yield (
+                f"{coming} meta length > {doors.uncut(mtu, tunnel.local)} {ends} != @{name} "
+                f"add @{name} {{ {ends} }} meta mark set {mark:#x}"
+            )
 
 
 def _through(tunnels: Sequence[Tunnel]) -> Iterator[str]:

@@ -30,6 +30,7 @@ LAST: Final = "last"
 """In the alias of the door that the guest came from, which passes on what came through the others; DOOR in theirs."""
 _MACS: Final = ("02:00:0a:00:02:11", "02:00:0a:00:02:12")  # at the earlier berth, at the later one
 _MARKS: Final = 0xBE00
+_HINT: Final = 0x100
 _HEADERS: Final = {4: 50, 6: 70}  # outer IP, UDP, VXLAN and the inner Ethernet header
 _TCP: Final = {4: 40, 6: 60}  # IP and TCP headers
 
@@ -54,6 +55,12 @@ class Uplink:
 def mark(number: int) -> int:
     """Of the connections that came through that door; and the number of the table that leads back there."""
     return _MARKS | number
+
+
+def hint(number: int) -> int:
+    """Marks a packet that is refused with "too big" if it would have to be cut; 0 for what goes away. The table of that
+    number leads the same way."""
+    return _MARKS | _HINT | number
 
 
 def door_of(mark: int) -> int:
@@ -106,10 +113,14 @@ def mtu(uplink: int, local: str) -> int:
     return uplink if ":" not in local else uplink - _HEADERS[6]
 
 
+def uncut(uplink: int, local: str) -> int:
+    """The largest packet that the tunnel carries in one piece."""
+    return uplink - _HEADERS[6 if ":" in local else 4]
+
+
 def segment_size(uplink: int, local: str, inner: int) -> int:
     """What new TCP connections are told to send at most, so that nothing need be cut."""
-    outer = 6 if ":" in local else 4
-    return uplink - _HEADERS[outer] - _TCP[inner]
+    return uncut(uplink, local) - _TCP[inner]
 
 
 def same(seen: Tunnel, want: Tunnel) -> bool:

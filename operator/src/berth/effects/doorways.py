@@ -82,6 +82,12 @@ class Doorways:
                 self.routes.add_gateway(index, doors.GATEWAYS[version], to=guest)
                 self.told(wiring.AddRoute(doors.AWAY, guest))
 
+    def hint(self) -> None:
+        """The guest's connections hear of smaller packets here, too; not in the time that the guest stands still."""
+        tunnel, uplink = self._tunnels()[doors.AWAY], self._uplink()
+        for version in self._versions():
+            self._lead(version, tunnel, doors.hint(0), doors.uncut(uplink.mtu, tunnel.local))
+
     def switch_back(self) -> None:
         """Stays here; the tunnel goes."""
         seen = self._tunnels()
@@ -93,6 +99,8 @@ class Doorways:
             if str(guest) in there:
                 self.routes.delete_gateway(away.index, doors.GATEWAYS[version], to=str(guest))
                 self.told(wiring.RemoveRoute(doors.AWAY, str(guest)))
+        for version in (4, 6):
+            self.routes.delete_mark(version, doors.hint(0), doors.PREFERENCE)
         self._load(list(seen.values()), self._uplink())
         self._remove(away)
 
@@ -125,7 +133,7 @@ class Doorways:
                 self._change(f"make {tunnel.name} to {tunnel.remote}", work)
         self._load(want, uplink)
         for tunnel in want:
-            self._finish(tunnel)
+            self._finish(tunnel, uplink)
 
     def _load(self, want: Sequence[Tunnel], uplink: doors.Uplink) -> None:
         if not want:
@@ -137,7 +145,7 @@ class Doorways:
             nft.load(rules)
             self.told(wiring.LoadRules())
 
-    def _finish(self, want: Tunnel) -> None:
+    def _finish(self, want: Tunnel, uplink: doors.Uplink) -> None:
         """Its sysctls, the other end's MAC address, the way through it; and up."""
         found = self._tunnels()[want.name]
         if found.mtu != want.mtu:
@@ -155,14 +163,15 @@ class Doorways:
                 self.routes.set_neighbour(found.index, gateway, doors.other_mac(want))
                 self.told(wiring.SetNeighbour(want.name, gateway, doors.other_mac(want)))
             if want.name != doors.AWAY:
-                self._lead_back(version, found)
+                number = doors.number(want.name)
+                self._lead(version, found, doors.mark(number))
+                self._lead(version, found, doors.hint(number), doors.uncut(uplink.mtu, want.local))
         if (found.remote, found.note) != (want.remote, want.note):  # last: who sees it sees all of it done
             self._change(f"lead {want.name} to {want.remote}", lambda: self.routes.redirect_tunnel(found.index, want))
 
-    def _lead_back(self, version: int, tunnel: Tunnel) -> None:
-        """From a mark to its table, from there to the door."""
-        mark = doors.mark(doors.number(tunnel.name))
-        self.routes.add_gateway(tunnel.index, doors.GATEWAYS[version], table=mark)
+    def _lead(self, version: int, tunnel: Tunnel, mark: int, mtu: int = 0) -> None:
+        """From a mark to its table, from there into the tunnel."""
+        self.routes.add_gateway(tunnel.index, doors.GATEWAYS[version], table=mark, mtu=mtu)
         if (version, mark) not in self.routes.marks(doors.PREFERENCE):
             self._change(f"route {mark:#x}", lambda: self.routes.add_mark(version, mark, doors.PREFERENCE))
 
@@ -183,7 +192,8 @@ class Doorways:
         with Conntrack() as known:
             known.forget(mark)
         for version in (4, 6):
-            self.routes.delete_mark(version, mark, doors.PREFERENCE)
+            for each in (mark, doors.hint(doors.number(tunnel.name))):
+                self.routes.delete_mark(version, each, doors.PREFERENCE)
 
     def _remove(self, tunnel: Tunnel) -> None:
         work = functools.partial(self.routes.delete_link, tunnel.index)

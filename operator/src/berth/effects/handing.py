@@ -5,8 +5,10 @@ What goes between pods is doorways.py's; here are the guest's other NICs too, an
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from berth.api.handover import DoorOrder, Flow, Forward
 from berth.api.order import NicKind, NicOrder
@@ -17,6 +19,7 @@ from berth.effects.rtroutes import Routes
 from berth.errors import HostFault
 
 T = TypeVar("T")
+_LONGEST_WAIT: Final = 0.2
 
 
 def departed(site: taps.Site) -> bool:
@@ -46,6 +49,7 @@ def depart(site: taps.Site, nics: Sequence[NicOrder], forward: Forward) -> tuple
                 ways.routes.set_down(index)
         if any(nic.kind is NicKind.POD for nic in nics) and shaping.shape(wiring.UPLINK, None):
             site.changed(wiring.SetLimit(wiring.UPLINK, None))
+        ways.hint()
         return doorways.flows(forward.door.number)
 
     return _visit(site, work)
@@ -85,9 +89,17 @@ def _speak(routes: Routes, site: taps.Site, nics: Sequence[NicOrder]) -> None:
     for name in _joined(nics):
         if (index := netlink.index_of(name)) is not None:
             routes.set_link(index, up=True)
+            _wait(functools.partial(routes.carries, index))
     for nic in nics:
         if nic.kind in (NicKind.SEGMENT, NicKind.ATTACHMENT):
             joined_nic.say_where(site, nic)
+
+
+def _wait(carries: Callable[[], bool]) -> None:
+    """The kernel opens a bridge's port some milliseconds after its link: what is said before that, nobody hears."""
+    deadline = time.monotonic() + _LONGEST_WAIT
+    while not carries() and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def _joined(nics: Sequence[NicOrder]) -> list[str]:

@@ -35,7 +35,9 @@ _NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 32, 33, 34
 _EXCLUSIVE: Final = 0x200
 _IFLA_LINKINFO, _IFLA_IFALIAS, _INFO_KIND, _INFO_DATA = 18, 20, 1, 2
 _ID, _REMOTE, _LOCAL, _TTL, _LEARNING, _PORT, _REMOTE6, _LOCAL6, _CHECKSUM = 1, 2, 4, 5, 7, 15, 16, 17, 18
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 8, 15
+_RTAX_MTU: Final = 2
+_RUNNING: Final = 0x40
 _FRA_PRIORITY, _FRA_MARK, _FRA_TABLE, _FRA_MASK = 6, 10, 15, 16
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # family, prefix, source prefix, tos, table, protocol, scope, type, flags
 _RULE: Final = struct.Struct("=BBBBBBBBI")  # family, prefixes, tos, table, two unused, action, flags
@@ -86,6 +88,11 @@ class Routes(Links):
         note = attribute(_IFLA_IFALIAS, want.note.encode()[:255])
         self._ask(NEWLINK, _body(attribute(_ID, _int(want.vni)) + _ends(want), index=index, more=note))
 
+    def carries(self, index: int) -> bool:
+        """Whether the link is up so far that what is sent arrives at its other side: a moment after it was set up."""
+        bodies = self._dump(GETLINK, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        return any(IFINFO.unpack_from(body)[2:4] == (index, IFINFO.unpack_from(body)[3] | _RUNNING) for body in bodies)
+
     def set_down(self, index: int) -> None:
         self._ask(NEWLINK, IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, IFF_UP))
 
@@ -105,9 +112,11 @@ class Routes(Links):
     def delete_mark(self, version: int, mark: int, preference: int) -> None:
         self._quietly(errno.ENOENT, _DELRULE, _rule(version, mark, preference))
 
-    def add_gateway(self, index: int, gateway: str, *, table: int = _MAIN, to: str = "") -> None:
-        """A route to one address, or to everything, through a gateway that is taken to be on the link."""
-        self._ask(_NEWROUTE, _route(index, gateway, table, to), CREATE | REPLACE)
+    def add_gateway(self, index: int, gateway: str, *, table: int = _MAIN, to: str = "", mtu: int = 0) -> None:
+        """A route to one address, or to everything, through a gateway that is taken to be on the link. With ``mtu``
+        larger packets are answered with "too big"."""
+        limit = attribute(_RTA_METRICS, attribute(_RTAX_MTU, _int(mtu))) if mtu else b""
+        self._ask(_NEWROUTE, _route(index, gateway, table, to) + limit, CREATE | REPLACE)
 
     def delete_gateway(self, index: int, gateway: str, *, table: int = _MAIN, to: str = "") -> None:
         self._quietly(errno.ESRCH, _DELROUTE, _route(index, gateway, table, to))
