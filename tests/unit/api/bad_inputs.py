@@ -191,5 +191,6 @@ BAD: tuple[Bad, ...] = (
         ("at least 0", "-1"),
         ("than or equal to 0",),
     ),
+    Bad("eviction", good(eviction="Move"), "spec.eviction", ("LiveMigrate", "Move"), ('"Block"',)),
     Bad("display", good(display={"type": "vnc"}), "spec.display.type", ("None or VNC", "vnc"), ('"None", "VNC"',)),
 )

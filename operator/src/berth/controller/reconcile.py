@@ -14,7 +14,7 @@ from typing import Final
 
 from berth.api.virtualmachine import Phase, VirtualMachineStatus
 from berth.controller.applying import Applier, Memory
-from berth.controller.cache import Cache, Key, version_of
+from berth.controller.cache import Cache, Key
 from berth.controller.migrations import Migrations, Speaker
 from berth.controller.networks import Leased, LeaseWriter, Networks
 from berth.controller.tracing import WAITED, waiting
@@ -210,7 +210,7 @@ class Reconciler:
         patch = reporting.merge_patch(old, reporting.as_json(new))
         if not patch:
             return True
-        version = str(version_of(self._cache.machines[key])) if patch.keys() & OWNER else None
+        version = machine.version if patch.keys() & OWNER else None  # what was planned rests on that one
         try:
             with waiting():
                 obj = await self._cluster.write_status(machine, patch, version)

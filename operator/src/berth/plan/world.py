@@ -60,6 +60,7 @@ class Machine:
     created: datetime | None = None
     deleted: datetime | None = None
     status: VirtualMachineStatus | None = None
+    version: str = ""  # that it was read at
 
     @property
     def restarted_at(self) -> datetime | None:
@@ -83,6 +84,7 @@ def read_machine(obj: Object) -> Machine:
         created=parse_time(meta.get("creationTimestamp")),
         deleted=parse_time(meta.get("deletionTimestamp")),
         status=read_status(obj.get("status")),
+        version=str(meta.get("resourceVersion") or ""),
     )
 
 
