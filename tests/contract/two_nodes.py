@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from berth.api.handover import Incoming, Outgoing, Peer
+from berth.api.handover import DoorOrder, Forward, Incoming, Outgoing, Peer
 from berth.api.order import BerthRef, Order
 from berth.effects import certificates
 from testbed import guests
@@ -194,7 +194,12 @@ class Two:
             update={"epoch": self.order.epoch + number, "berth": berth, "incoming": incoming}
         )
         outgoing = Outgoing(migration=migration, target=self.b.peer, epoch=target.epoch, **more)
-        return self.order.model_copy(update={"outgoing": outgoing}), target
+        own = self.order.berth
+        door = DoorOrder(number=number, node=own.node, pod_uid=own.pod_uid, addresses=(lan.POD_IP,))
+        forward = Forward(
+            door=door, node=self.b.node.name, addresses=("10.77.0.6",)
+        )  # nobody there: see test_node_moves
+        return self.order.model_copy(update={"outgoing": outgoing, "forward": forward}), target
 
     async def listening(self, **more: Any) -> tuple[Order, Order]:
         self.place(self.b)

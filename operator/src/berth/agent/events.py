@@ -20,6 +20,8 @@ class Events:
     def __init__(
         self, machines: Machines, ring: Callable[[str], None], on_connection: Callable[[bool, str], None]
     ) -> None:
+        self.on_stopped: Callable[[str], None] = lambda _uid: None
+        """A migration has stopped this machine's guest: time counts."""
         self._machines = machines
         self._ring = ring
         self._on_connection = on_connection
@@ -49,6 +51,7 @@ class Events:
                     machine.info = machine.info.model_copy(update={"agent_connected": False})
             case DomainEventKind.SUSPENDED if event.detail == "migrated":
                 machine.stopped_at = time.monotonic()
+                self.on_stopped(event.uid)
             case (
                 DomainEventKind.STARTED
                 | DomainEventKind.SUSPENDED

@@ -26,7 +26,7 @@ from berth.api.order import Order
 from berth.domain import build
 from berth.domain.observed import HandoverRecord, HandoverState
 from berth.effects.tunnel import Hello, Line, Tunnel
-from berth.errors import HostFault, Refused, Unavailable
+from berth.errors import BerthError, HostFault, Refused, Unavailable
 from berth.plan import handover, moving
 from berth.plan.handover import Answer, Gate, Qemu, Reply, SourceSeen
 
@@ -42,6 +42,7 @@ class _Promises:
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     sending: Sending | None = None
+    flows: tuple[Flow, ...] | None = None  # the guest's connections, since it was stopped
     line: Line | None = None  # to the source, kept for the moment when every millisecond counts
 
 
@@ -83,7 +84,7 @@ class Handovers:
         record = HandoverRecord(outgoing.migration, outgoing.epoch, outgoing.target.node, HandoverState.SENDING, qemu)
         with promises.lock:
             self._world.berths.record_handover(machine.uid, record)
-            folder = parts.folders.moving(machine.uid)
+            folder, promises.flows = parts.folders.moving(machine.uid), None
             promises.sending = Sending(
                 machine.uid,
                 outgoing,
@@ -96,6 +97,17 @@ class Handovers:
         berth = machine.place(order.berth.pod_uid).berth
         if order.forward is not None and berth is not None:
             self._world.network.prepare_departure(machine.uid, berth, order.forward)
+
+    def stopped(self, uid: str) -> None:
+        """libvirt has just stopped the guest, in the middle of its migration: what comes for it waits at the target."""
+        promises = self.of(uid)
+        with promises.lock:
+            record = self._world.berths.handover_record(uid)
+            if moving.sent(record) is handover.Sent.SENDING and self.gate(uid) in (Gate.OPEN, Gate.HELD):
+                try:
+                    promises.flows = self._flows(uid)
+                except BerthError as error:  # it is tried again when the target asks, and then it matters
+                    _log.warning("the network did not leave", extra={"uid": uid, "error": str(error)})
 
     def give_up(self, machine: Machine, reason: str, message: str) -> None:
         """No from here on, and libvirt lets the guest run on."""
@@ -173,7 +185,8 @@ class Handovers:
         sending, qemus = self.of(uid).sending, self._parts().qemus
         assert record.qemu is not None  # the caller's condition
         assert sending is not None  # of a gate that holds
-        flows = self._flows(uid)
+        known = self.of(uid).flows
+        flows = self._flows(uid) if known is None else known
         qemus.freeze(record.qemu)
         if not sending.holds():
             return self._no(uid, "Interrupted", "libvirt's connection ended at the last moment")
@@ -229,6 +242,7 @@ class Handovers:
                 failed = replace(record, state=HandoverState.FAILED, reason=reason, message=message)
                 self._world.berths.record_handover(uid, failed)
                 _log.warning("the guest stays here", extra={"uid": uid, "reason": reason, "error": message})
+            promises.flows = None
             self._stay(uid)
             if promises.sending is not None:
                 promises.sending.end()

@@ -85,7 +85,10 @@ async def serve(chosen: Settings, world: World, stop: asyncio.Event) -> None:
     async def renewed(credentials: Credentials) -> None:
         await door.open(credentials)
         if node.handovers.tunnel is not None:
-            node.handovers.tunnel.renew(credentials.identity, credentials.authorities)
+            try:
+                node.handovers.tunnel.renew(credentials.identity, credentials.authorities)
+            except OSError as error:  # nothing can move then; all else goes on
+                _log.error("other agents' port cannot be opened", extra={"error": str(error)})
 
     enrollment = Enrollment(chosen, world.now, renewed)
 

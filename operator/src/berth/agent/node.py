@@ -53,6 +53,7 @@ class Node:
         self._reconciler = Reconciler(
             world, self.machines, self.hub, self.bell.ring, self._watch, self.metrics, self.handovers
         )
+        self._events.on_stopped = self._stopped
         self._tasks: set[asyncio.Task[None]] = set()
         self._listed = False  # libvirt has told once which domains there are
         self._unseen: set[str] = set()  # of those that were here then, the ones nobody has looked at yet
@@ -77,6 +78,12 @@ class Node:
             for place in machine.places.values():
                 place.close()
         self._world.hypervisor.close()
+
+    def _stopped(self, uid: str) -> None:
+        async def depart() -> None:
+            await self._world.run(self.handovers.stopped, uid)
+
+        self._begin(depart(), f"depart {uid}")
 
     async def _progress(self) -> None:
         """How far the guests are that are sent away, and how many connections still come through the doors."""
