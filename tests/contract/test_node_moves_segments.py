@@ -79,6 +79,28 @@ def test_the_target_is_silent_until_it_is_announced_and_the_source_ever_after(la
     assert target.attach() == []
 
 
+def test_back_on_the_first_node_while_the_berth_that_was_left_is_still_there(lab: Lab) -> None:
+    """Both are of one machine: their devices on the node have the same names."""
+    a, b = lab.node(), lab.node()
+    source, near, far = up(lab, a, a, b)
+    source.wire_pod()
+    a.call(lambda: a.network.depart(source.uid, source.berth, [source.nic], forward(source)))
+    lab.nodes.reverse()  # the next target is on the node that it left
+    target = expected(lab, source)
+    assert target.node is a
+    attach_silently(target)
+    assert attach_silently(target) == []
+    assert not near.pings(source.address(), seconds=0.3)
+    a.call(lambda: a.network.announce(target.uid, target.berth, [target.nic]))
+    target.configure()
+    for guest in (near, far):
+        assert guest.pings(target.address())
+    a.call(lambda: a.network.depart(source.uid, source.berth, [source.nic], forward(source)))  # led on once more
+    assert target.attach() == []
+    for guest in (near, far):
+        assert guest.pings(target.address())
+
+
 def test_a_machine_that_stays_after_all_is_heard_again(lab: Lab) -> None:
     a, b = lab.node(), lab.node()
     source, near, far = up(lab, a, a, b)
