@@ -205,8 +205,8 @@ class Town:
             self._outer = self._left
         os.close(self._next)
 
-    def move(self, source: Stop, target: Stop, step: Step = once) -> float:
-        """The whole hand-over; how long the guest stood still."""
+    def move(self, source: Stop, target: Stop, step: Step = once, *, lead_on: bool = True) -> float:
+        """The whole hand-over; how long the guest stood still. ``lead_on``: earlier doors hear of it, too."""
         self.expect(source, target, step)
         start = time.monotonic()
         self.pause()
@@ -217,7 +217,7 @@ class Town:
         self.resume()
         pause = time.monotonic() - start
         for stop in self.stops:
-            if any(door.pod_uid == stop.pod.uid for door in source.doors):
+            if lead_on and any(door.pod_uid == stop.pod.uid for door in source.doors):
                 step([stop], functools.partial(stop.depart, target, self.stops))
         return pause
 

@@ -259,6 +259,28 @@ def test_a_door_that_closes_takes_its_own_connections(town: Town) -> None:
     pods.until(lambda: b.network.connections("", b.berth) == 0, what="the end of the last connection")
 
 
+def test_until_an_earlier_door_hears_of_it_the_last_one_passes_on(town: Town) -> None:
+    """And what began meanwhile does not hang on that one for ever."""
+    a, b, c = town.stops
+    town.start(a)
+    old = to_guest(town, a.ip)
+    town.move(a, b)
+    b.network.prepare_departure("", b.berth, b.forward(c))
+    a.network.depart("", a.berth, a.nics, a.forward(b, town.stops))  # a hears which pods there will be
+    town.move(b, c, lead_on=False)
+    young = to_guest(town, a.ip6)
+    for client, guest in (old, young):
+        echo_says(guest, b"from the guest", client)
+        echo_says(client, b"to the guest", guest)
+    a.network.depart("", a.berth, a.nics, a.forward(c, town.stops))
+    for client, guest in (old, young):
+        echo_says(client, b"straight", guest)
+    c.doors = (c.doors[0],)  # the one that passed on is gone
+    c.attach()
+    for client, guest in (old, young):
+        echo_says(guest, b"and back", client)
+
+
 class Echo:
     """Echo requests of one identifier, numbered, and which of them were answered."""
 
