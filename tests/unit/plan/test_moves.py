@@ -10,11 +10,13 @@ import pytest
 
 from berth.api.devices import Disk
 from berth.api.duration import to_ms
+from berth.api.handover import MigrationReport, MigrationState
+from berth.api.order import GuestState, Report
 from berth.plan import berths, doors, incoming, migratable, moves
 from berth.plan.berthpod import berth_pod
 from berth.plan.berths import Owner
 from berth.plan.moves import Limits, Move
-from berth.plan.world import Cluster, Object, Pod, World, read_pod, read_spec
+from berth.plan.world import Agent, Cluster, Object, Pod, World, read_pod, read_spec
 from tests.unit.plan.cluster_worlds import machine
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -215,3 +217,27 @@ def test_lengths_of_time(text: str, ms: int) -> None:
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(ValueError, match="not a length of time"):
         to_ms(text)
+
+
+@pytest.mark.parametrize(
+    ("state", "pause", "power", "arrived"),
+    [
+        (GuestState.STARTING, None, "On", False),
+        (GuestState.PAUSED, None, "On", False),  # it is about to be let run
+        (GuestState.PAUSED, 80, "On", True),  # it ran, and was stopped since, by a full disk
+        (GuestState.PAUSED, None, "Paused", True),
+        (GuestState.RUNNING, None, "On", True),
+        (GuestState.ENDED, None, "On", True),
+    ],
+)
+def test_a_guest_has_arrived_when_it_runs_or_is_to_stand_still(
+    state: GuestState, pause: int | None, power: str, arrived: bool
+) -> None:
+    here = pod("b2", 2, "m1", node="n2")
+    said = MigrationReport(uid="m1", epoch=2, state=MigrationState.ARRIVED, pause_ms=pause)
+    told = Report(uid="u", namespace="default", name="web", epoch=2, pod_uid=here.uid, state=state, migration=said)
+    agent = Agent("n2", exists=True, connected=True, report=told, present=True)
+    vm = replace(machine(power=power), uid="u")
+    world = World(NOW, vm, Cluster(), pod=here, agent=agent, agents={"n2": agent})
+    assert berths.arrived(world, here) is arrived
+    assert berths.arriving(world) is not arrived

@@ -14,6 +14,7 @@ from typing import Any
 
 from berth.api.handover import MigrationState
 from berth.api.order import GuestState, Report
+from berth.api.virtualmachine import Power
 from berth.plan.world import Agent, Pod, World
 
 
@@ -90,12 +91,17 @@ def handed_over(world: World) -> bool:
 
 
 def arrived(world: World, pod: Pod) -> bool:
-    """Whether the guest that moved to this berth has run there."""
+    """Whether the guest that moved to this berth has run there, or is to stand still there."""
     report = report_of(world, pod)
     if report is None:
         return False
-    if report.migration is not None and report.migration.uid == pod.migration:
-        return report.migration.state is MigrationState.ARRIVED or report.state is GuestState.ENDED
+    said = report.migration
+    if said is not None and said.uid == pod.migration:
+        if report.state is GuestState.ENDED:
+            return True
+        stands = report.state in (GuestState.STARTING, GuestState.PAUSED)  # it is ours, and about to be let run
+        meant = report.state is GuestState.PAUSED and world.wanted is Power.PAUSED
+        return said.state is MigrationState.ARRIVED and (not stands or meant or said.pause_ms is not None)
     return report.state not in (GuestState.WAITING, GuestState.PREPARING, GuestState.STARTING, GuestState.FAILED)
 
 
