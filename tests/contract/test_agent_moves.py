@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from berth.api.order import CloudInitOrder
 from tests.contract import agents, pods
 from tests.contract.two_nodes import PEER_PORT, Side, Two, two_nodes
 
@@ -23,7 +24,8 @@ async def two(tmp_path: Path, start_pod: Callable[..., pods.FakePod]) -> AsyncIt
 
 
 async def test_a_guest_moves_and_counts_on(two: Two) -> None:
-    uid = await two.start()
+    seed = CloudInitOrder(instance_id="web", hostname="web", user_data="#cloud-config\n")
+    uid = await two.start(vnc=True, cloud_init=seed, cpus=2)
     source, _ = await two.listening()
     begin = time.monotonic()
     await two.a.controller.send(source)

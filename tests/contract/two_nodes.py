@@ -164,9 +164,10 @@ class Two:
         side.console.begin()
         return pod
 
-    async def start(self) -> str:
-        """A guest on the first node that counts on its console; its uid."""
+    async def start(self, **machine: Any) -> str:
+        """A guest on the first node that counts on its console; its uid. ``machine``: more hardware."""
         order = tiny(self.place(self.a), args="berth.nodhcp")
+        order = order.model_copy(update={"machine": order.machine.model_copy(update=machine)})
         assert self.a.pod is not None
         berth = BerthRef(pod_uid=self.a.pod.uid, pod_name="berth-web", node=self.a.node.name)
         self.order = order.model_copy(update={"berth": berth})
