@@ -1,13 +1,13 @@
 """`python -m testbed.suite`: runs the project's test stages in order and ends with a table a person can read.
 
 Called by `make test` and `.ci/run`. A stage is one command that writes a JUnit report; a stage that writes none, or
-whose report holds no test, has failed: silence is never success. Every stage runs, also after one that failed.
+whose report holds no test, has failed: silence is never success. Every stage runs, also after one that failed. Stages
+that mostly wait, and share nothing, run side by side.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 import signal
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from testbed import backend, prerequisites
 from testbed.progress import Progress
 
 RESULTS = Path("build/results")
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Stage:
     command: tuple[str, ...]
     reports: bool = True
     default: bool = True  # run when no stage is named
+    beside: bool = False  # runs at the same time as the stage before it; its output is shown when it has ended
 
 
 def pytest(*paths: str, options: tuple[str, ...] = (), python: str = sys.executable) -> tuple[str, ...]:
@@ -55,18 +59,30 @@ def on_flannel() -> tuple[str, ...]:
     return ("env", "BERTH_CLUSTER=builtin", "BERTH_CNI=flannel", "BERTH_TESTBED_INDEX=9", "sh", "-c", script)
 
 
+CONTRACT = "tests/contract"
+PACKETS = ("test_node_network*", "test_node_segments*", "test_node_moves*", "test_hostile_*")
+"""Those of the contract tests that have namespaces and no guests: half of their time."""
+
+
+def contract(*words: str) -> tuple[str, ...]:
+    """A pytest run in the agent image's own root file system."""
+    return (sys.executable, "-m", "testbed.rootfs", "--", *pytest(*words, python="python3"))
+
+
 STAGES = (
     Stage("static", "format, types, layers, generated files", ("make", "-s", "static"), reports=False),
     Stage("unit", "pure parts, goldens, scenarios in memory",
           pytest("tests/unit", "tests/golden", "tests/scenario", options=("-n", "auto"))),
     Stage("build", "programs, images and guests",
           testbed("testbed binaries", "testbed.images", "testbed.guests"), reports=False),
-    Stage("contract", "real libvirt and QEMU in the agent's image",
-          (sys.executable, "-m", "testbed.rootfs", "--", *pytest("tests/contract", python="python3"))),
-    Stage("cluster", "the built-in cluster itself", pytest("tests/cluster")),
     Stage("install", "the cluster with Berth on it", testbed("testbed up", "testbed install"), reports=False),
     Stage("e2e", "the chart on the cluster, real guests",
           pytest("tests/e2e", options=("-m", "not disruptive", "-n", "3"))),
+    Stage("packets", "guests' networks in real namespaces",
+          contract(*sorted(str(path) for name in PACKETS for path in Path(CONTRACT).glob(f"{name}.py"))), beside=True),
+    Stage("contract", "real libvirt and QEMU in the agent's image",
+          contract(CONTRACT, *(f"--ignore-glob=*/{name}.py" for name in PACKETS))),
+    Stage("cluster", "the built-in cluster itself", pytest("tests/cluster"), beside=True),
     Stage("survival", "guests while the parts around them break",
           pytest("tests/e2e", options=("-m", "disruptive and not lives"))),
     Stage("lives", "two hundred machines come and go; a node is lost",
@@ -105,18 +121,67 @@ def read_report(result: Result, report: Path) -> None:
             result.passed += 1
 
 
-def run(stage: Stage, console: Console) -> Result:
-    """Run one stage with its output on the terminal."""
-    report = (RESULTS / f"{stage.name}.xml").resolve()
-    report.unlink(missing_ok=True)
-    console.rule(f"[bold]{stage.name}[/bold]: {stage.about}")
-    start = time.monotonic()
-    command = [part.format(report=report) for part in stage.command]
-    code = subprocess.run(command, env=os.environ, check=False).returncode
-    result = Result(stage, time.monotonic() - start, code)
-    if stage.reports:
-        read_report(result, report)
-    return result
+def run(group: Sequence[Stage], console: Console) -> list[Result]:
+    """Run stages side by side: the first one's output goes to the terminal, the others' follows when all have ended."""
+    console.rule(", beside it ".join(f"[bold]{stage.name}[/bold]: {stage.about}" for stage in group))
+    running = [Running(stage, None if stage is group[0] else RESULTS / f"{stage.name}.log") for stage in group]
+    try:
+        while [one for one in running if not one.ended()]:
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        for one in running:
+            one.interrupt()
+        raise
+    for one in running[1:]:
+        one.show(console)
+    return [one.result() for one in running]
+
+
+class Running:
+    """A stage that was started, its output on the terminal or in a file."""
+
+    def __init__(self, stage: Stage, output: Path | None) -> None:
+        self._stage, self._output = stage, output
+        self._report = (RESULTS / f"{stage.name}.xml").resolve()
+        self._report.unlink(missing_ok=True)
+        self._start, self._seconds = time.monotonic(), 0.0
+        command = [part.format(report=self._report) for part in stage.command]
+        with output.open("w") if output is not None else nullcontext() as file:
+            self._process = subprocess.Popen(command, stdout=file, stderr=file and subprocess.STDOUT)
+
+    def ended(self) -> bool:
+        if self._process.poll() is None:
+            return False
+        self._seconds = self._seconds or time.monotonic() - self._start
+        return True
+
+    def interrupt(self) -> None:
+        """A terminal's Ctrl-C reaches all; a signal that was sent to us alone has to be passed on."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGINT)
+        self._process.wait()
+
+    def show(self, console: Console) -> None:
+        console.rule(f"[bold]{self._stage.name}[/bold]: {self._stage.about}")
+        if self._output is not None:
+            print(self._output.read_text(errors="replace"), flush=True)
+
+    def result(self) -> Result:
+        result = Result(self._stage, self._seconds, self._process.wait())
+        if self._stage.reports:
+            read_report(result, self._report)
+        return result
+
+
+def groups(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Each stage with those that run beside it."""
+    found: list[list[Stage]] = []
+    for stage in stages:
+        if stage.beside and found and found[-1][0].reports:
+            found[-1].append(stage)
+        else:
+            found.append([stage])
+    return found
 
 
 def summary(results: list[Result], missing: list[Stage], console: Console) -> None:
@@ -165,13 +230,16 @@ def main() -> int:
     if not {stage.name for stage in wanted} <= {"static", "unit"}:
         prepare()
     results: list[Result] = []
-    for stage in wanted:
-        results.append(run(stage, console))
-        if arguments.fail_fast and not results[-1].good:
+    for group in groups(wanted):
+        results += run(group, console)
+        if arguments.fail_fast and not all(result.good for result in results):
             break
     summary(results, wanted[len(results) :], console)
     return 0 if len(results) == len(wanted) and all(r.good for r in results) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell says it of Ctrl-C
