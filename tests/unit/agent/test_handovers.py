@@ -12,16 +12,17 @@ import pytest
 
 from berth.agent.handovers import Handovers
 from berth.agent.machines import Machines
-from berth.agent.questions import Word
+from berth.agent.questions import Released, Word
 from berth.agent.world import Moving, World
-from berth.api.handover import Outgoing, Peer
+from berth.api.handover import Incoming, Outgoing, Peer
 from berth.api.order import Order, Report
 from berth.domain.observed import HandoverRecord, HandoverState, QemuProcess
 from berth.effects import memory
 from berth.effects.folders import MachineFolders
 from berth.effects.memory_moving import MemoryQemus
+from berth.effects.tunnel import Hello, Tunnel
 from berth.errors import HostFault, Refused
-from berth.plan.handover import HOLD_PATIENCE, Gate
+from berth.plan.handover import HOLD_PATIENCE, Answer, Gate
 from tests.unit.agent.orders import NODE, order, pod, uid
 
 QEMU = QemuProcess(7, 70)
@@ -207,3 +208,42 @@ def test_a_node_that_never_sent_it_says_no(tmp_path: Path) -> None:
     assert uid() not in bench.node.moving.records
     taken = HandoverRecord("m1", 2, "node-b", HandoverState.FAILED)  # of a guest that was to come here
     assert Bench(tmp_path, taken).ask() is Word.NO
+
+
+class AnswerOf:
+    """A connection to the source that always says the same."""
+
+    def __init__(self, word: Word) -> None:
+        self.word, self.closed = word, False
+
+    def say(self, _ask: object) -> None:
+        assert not self.closed
+
+    def hear(self) -> bytes:
+        return Released(word=self.word).model_dump_json(by_alias=True).encode()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_connection_of_an_earlier_migration_is_not_asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source would say no to that one for ever."""
+    dialled: list[str] = []
+
+    def dial(_tunnel: object, _peer: Peer, hello: Hello) -> AnswerOf:
+        dialled.append(hello.migration)
+        return AnswerOf(Word.NO if hello.migration == "m1" else Word.YES)
+
+    monkeypatch.setattr(Tunnel, "dial", dial)
+    incoming = Incoming(migration="m1", source=Peer(node="node-a", address="10.0.0.1", port=8555), epoch=1)
+    first = order().model_copy(update={"incoming": incoming})
+    again = order().model_copy(update={"incoming": incoming.model_copy(update={"migration": "m2"})})
+    machine = bench.machine
+    bench.handovers.ready_to_ask(machine, first)
+    stale = bench.handovers.of(uid()).line
+    bench.handovers.ready_to_ask(machine, again)
+    bench.handovers.ask(machine, again)
+    assert dialled == ["m1", "m2"]
+    assert machine.answer is Answer.YES
+    assert isinstance(stale, AnswerOf)
+    assert stale.closed

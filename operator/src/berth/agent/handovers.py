@@ -44,6 +44,18 @@ class _Promises:
     sending: Sending | None = None
     flows: tuple[Flow, ...] | None = None  # the guest's connections, since it was stopped
     line: Line | None = None  # to the source, kept for the moment when every millisecond counts
+    line_for: str = ""  # the migration that it asks about
+
+    def take_line(self, migration: str) -> Line | None:
+        """The open connection of this migration; one of an earlier migration is closed."""
+        line, self.line = self.line, None
+        if line is None or self.line_for == migration:
+            return line
+        line.close()
+        return None
+
+    def keep_line(self, migration: str, line: Line) -> None:
+        self.line, self.line_for = line, migration
 
 
 class Handovers:
@@ -277,17 +289,16 @@ class Handovers:
             raise HostFault("the plan asks for a guest that does not come", reason="InternalError")
         hello = Hello(migration=incoming.migration, uid=machine.uid, channel=LET_GO)
         promises = self.of(machine.uid)
-        line, promises.line = promises.line, None
         machine.source_silent = True
         try:
-            line = line or self._tunnel().dial(incoming.source, hello)
+            line = promises.take_line(incoming.migration) or self._tunnel().dial(incoming.source, hello)
             line.say(Ask())
             said = Released.model_validate_json(line.hear())
         except (OSError, ValueError) as error:
             raise Unavailable(f"the source's agent ended the connection: {error}", reason="PeerGone") from error
         machine.source_silent = False
         if said.word is Word.LATER:
-            promises.line = line
+            promises.keep_line(incoming.migration, line)
             raise Unavailable("the source is not done with its own part yet", reason="SourceBusy")
         line.close()
         machine.released = said if said.word is Word.YES else None
@@ -297,10 +308,12 @@ class Handovers:
     def ready_to_ask(self, machine: Machine, order: Order) -> None:
         """Open the connection while the memory still comes in: it takes time that the guest would stand still for."""
         promises, incoming = self.of(machine.uid), order.incoming
-        if promises.line is None and incoming is not None:
-            hello = Hello(migration=incoming.migration, uid=machine.uid, channel=LET_GO)
-            with contextlib.suppress(Unavailable, Refused):  # it is tried again when it matters
-                promises.line = self._tunnel().dial(incoming.source, hello)
+        if incoming is None:
+            return
+        hello = Hello(migration=incoming.migration, uid=machine.uid, channel=LET_GO)
+        with contextlib.suppress(Unavailable, Refused):  # it is tried again when it matters
+            line = promises.take_line(incoming.migration) or self._tunnel().dial(incoming.source, hello)
+            promises.keep_line(incoming.migration, line)
 
     def fail_receiving(self, machine: Machine, order: Order, message: str) -> None:
         if order.incoming is not None:

@@ -92,7 +92,8 @@ def sends(world: World) -> bool:
     move, pod = world.move, world.incoming
     if move is None or not move.sending or not goes_on(world) or pod is None or pod.migration != move.uid:
         return False
-    return pod.deleted is None and not pod.terminal
+    reachable = bool(doors.addresses(pod))  # the agent there may be ready before kubelet has told the pod's address
+    return reachable and pod.deleted is None and not pod.terminal
 
 
 def source_order(world: World, berth: Pod, *, sends: bool) -> Order | None:
@@ -161,14 +162,15 @@ def _tell(world: World, pod: Pod, order: Order | None, reason: str) -> tuple[Ste
 
 
 def _gates(world: World) -> tuple[Step, ...]:
-    """Services send to the berth that the guest is in, and to no other: first that one is opened, then others shut."""
+    """Services send to the berth that the guest is in, and to no other. One that was left is shut once kubelet calls
+    the new one ready: until then it leads there, and without either the Service would refuse connections."""
     found: list[Step] = []
     berth, report = world.berth, world.report
     is_here = report is not None and report.state in _HERE and not berths.arriving(world)
     if is_here and berth is not None and berth.gated and not berth.here and berth.deleted is None:
         found.append(SetHere(berth.name, berth.uid, True, "the guest is here"))
     for pod in world.former:
-        if pod.gated and pod.here and not pod.terminal:
+        if pod.gated and pod.here and not pod.terminal and berth is not None and berth.open:
             found.append(SetHere(pod.name, pod.uid, False, "the guest has moved away"))
     return tuple(found)
 

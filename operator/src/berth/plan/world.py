@@ -143,6 +143,7 @@ class Pod:
     gated: bool = False  # it has the readiness gate
     guarded: bool = False  # from eviction
     here: bool = False  # what the gate's condition says
+    open: bool = False  # Services send to it, as kubelet says
     image: str = ""  # the berth's own
     reason: str = ""  # pod-level, for example Evicted
     message: str = ""
@@ -189,6 +190,7 @@ def read_pod(obj: Object) -> Pod:
         gated=gated,
         guarded=(meta.get("labels") or {}).get(GUARD) == GUARDED,
         here=conditions.get(GATE, {}).get("status") == "True",
+        open=conditions.get("Ready", {}).get("status") == "True",
         image=next((c.get("image", "") for c in spec.get("containers") or ()), ""),
         reason=status.get("reason", ""),
         message=status.get("message", ""),
