@@ -21,7 +21,7 @@ from berth.domain.observed import DomainState
 from berth.effects import memory
 from berth.effects.memory import MemoryNode
 from berth.effects.ports import Berth
-from tests.unit.agent.orders import NODE, order
+from tests.unit.agent.orders import NODE, order, uid
 
 T = TypeVar("T")
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -149,9 +149,10 @@ class Scene:
         await asyncio.sleep(seconds)
 
     async def until(
-        self, condition: Callable[[], object], seconds: float = 120, what: str = "it", *, step: float = 0.005
+        self, condition: Callable[[], object], seconds: float = 120, what: str = "it", *, step: float = 0.0
     ) -> float:
-        """Wait in virtual time; how long it took."""
+        """Wait in virtual time; how long it took. It looks every ``step`` seconds, by default the rarer the longer."""
+        step = step or max(0.005, seconds / 10_000)
         loop = asyncio.get_running_loop()
         begin = loop.time()
         while not condition():
@@ -184,13 +185,13 @@ class Scene:
         await self.until(lambda: self.report(number) is None and not self.known(number), seconds, "gone")
 
     def report(self, number: int = 1) -> Report | None:
-        return self.agent.hub.report(order(number).uid) if self.agent is not None else None
+        return self.agent.hub.report(uid(number)) if self.agent is not None else None
 
     def known(self, number: int = 1) -> bool:
-        return self.agent is not None and self.agent.machines.get(order(number).uid) is not None
+        return self.agent is not None and self.agent.machines.get(uid(number)) is not None
 
     def runs(self, number: int = 1) -> bool:
-        domain = self.node.domains.get(order(number).uid)
+        domain = self.node.domains.get(uid(number))
         return domain is not None and domain.state is DomainState.RUNNING
 
     def fates(self) -> list[Fate]:
