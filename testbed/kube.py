@@ -308,8 +308,10 @@ def in_client(cluster: Cluster, *command: str, seconds: float = 60) -> str:
 
 
 @contextmanager
-def stream(machine: Machine) -> Iterator[Stream]:
+def stream(machine: Machine, address: str | None = None) -> Iterator[Stream]:
     """A TCP stream from the guest's counter on port 7000, read inside the client pod for as long as the block lasts.
+
+    Through the machine's pod IP, or through another address that leads there.
 
     The reader runs in the pod on its own: it must not depend on the API server or kubelet that a test restarts.
     """
@@ -319,7 +321,7 @@ def stream(machine: Machine) -> Iterator[Stream]:
         done = machine.cluster.run("kubectl", *words)
         return done.stdout if done.returncode == 0 else None
 
-    with _stream(in_pod, machine.status()["ip"]) as numbers:
+    with _stream(in_pod, address or machine.status()["ip"]) as numbers:
         yield numbers
 
 

@@ -5,35 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from testbed.kube import Cluster, Json, Machine, stream, stream_between, tiny, wait
+from testbed.kube import Cluster, Json, Machine, in_client, stream, stream_between, tiny, wait
+from tests.e2e.moves import berths, move, moved, over, status
 
 Make = Callable[[dict[str, Any]], Machine]
-MIGRATION = "/apis/berth.dev/v1alpha1/namespaces/{ns}/migrations/{name}"
-
-
-def move(machine: Machine, name: str = "move", **spec: Any) -> None:
-    kind = {"apiVersion": "berth.dev/v1alpha1", "kind": "Migration", "metadata": {"name": name}}
-    machine.cluster.apply({**kind, "spec": {"vm": machine.name, **spec}}, namespace=machine.namespace)
-
-
-def status(machine: Machine, name: str = "move") -> Json:
-    found = machine.cluster.get(MIGRATION.format(ns=machine.namespace, name=name))
-    assert found is not None
-    answer: Json = found.get("status", {})
-    return answer
-
-
-def over(machine: Machine, name: str = "move", seconds: float = 60) -> Json:
-    """The Migration's status once it has ended, however it ended."""
-    ended = ("Succeeded", "Failed", "Cancelled")
-    wait(f"{name} is over", lambda: status(machine, name).get("phase") in ended, seconds)
-    return status(machine, name)
-
-
-def moved(machine: Machine, name: str = "move") -> Json:
-    told = over(machine, name)
-    assert told["phase"] == "Succeeded", told
-    return told
 
 
 def test_a_stream_through_the_pod_ip_goes_on(make: Make) -> None:
@@ -88,3 +63,84 @@ def test_what_cannot_move_is_refused_at_once(make: Make) -> None:
     told = over(vm, "stopped", 10)
     assert told["phase"] == "Failed", told
     assert "run" in told["message"], told
+
+
+def service(vm: Machine, **spec: Any) -> Json:
+    """A Service with the guest's counter; its address."""
+    name = vm.name
+    vm.cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 7000}], **spec},
+        },
+        namespace=vm.namespace,
+    )
+    found = vm.cluster.get(f"/api/v1/namespaces/{vm.namespace}/services/{name}")
+    assert found is not None
+    return found
+
+
+def opens(cluster: Cluster, address: str) -> bool:
+    """Whether the tests' pod gets a connection to a guest's counter there."""
+    script = f"nc -w 2 {address} 7000 </dev/null | head -n 1"
+    return bool(in_client(cluster, "sh", "-c", script).strip())
+
+
+def labelled(manifest: Json) -> Json:
+    manifest["metadata"]["labels"] = {"app": manifest["metadata"]["name"]}
+    return manifest
+
+
+def endpoints(vm: Machine) -> list[str]:
+    """The addresses that the Service of the machine's name sends new connections to."""
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{vm.namespace}/endpointslices"
+    slices = [s for s in vm.cluster.items(path) if s["metadata"]["labels"]["kubernetes.io/service-name"] == vm.name]
+    found = [e for s in slices if s["addressType"] == "IPv4" for e in s["endpoints"] or []]
+    return [e["addresses"][0] for e in found if e["conditions"]["ready"]]
+
+
+def test_services_follow_there_and_back_again(make: Make) -> None:
+    vm = make(labelled(tiny("served")))
+    vm.wait_up()
+    cluster_ip = service(vm)["spec"]["clusterIP"]
+    wait("kube-proxy knows the Service", lambda: opens(vm.cluster, cluster_ip), 30)
+    homes = [vm.status()["node"]]
+    for name in ("there", "back"):
+        wait("the Service leads to the machine", lambda: endpoints(vm) == [vm.status()["ip"]], 30)
+        with stream(vm, cluster_ip) as numbers:
+            numbers.goes_on()
+            move(vm, name)
+            moved(vm, name)
+            numbers.goes_on()
+            wait("the Service leads to the new berth alone", lambda: endpoints(vm) == [vm.status()["ip"]], 15)
+            with stream(vm, cluster_ip) as fresh:
+                fresh.goes_on()
+        homes.append(vm.status()["node"])
+    assert homes[0] == homes[2] != homes[1]
+    wait("the doors are closed", lambda: len(berths(vm)) == 1, 60)
+
+
+def test_a_move_can_be_watched_and_given_up(cluster: Cluster, make: Make) -> None:
+    vm = make(tiny("slow"))
+    vm.wait_up()
+    here = vm.status()["node"]
+    with stream(vm) as numbers:
+        move(vm, "slow", bandwidth="1M")
+        wait("memory goes over", lambda: status(vm, "slow").get("phase") == "Running", 40)
+        wait("progress is told", lambda: (status(vm, "slow").get("percent") or 0) > 0, 20)
+        assert vm.phase() == "Migrating"
+        second = "second"
+        move(vm, second)
+        told = over(vm, second, 10)
+        assert told["phase"] == "Failed", told
+        done = cluster.berth("migrate", "slow", "-n", vm.namespace, "--cancel")
+        assert done.returncode == 0, done.stderr
+        assert over(vm, "slow")["phase"] == "Cancelled"
+        numbers.goes_on()
+    assert vm.status()["node"] == here
+    wait("the other berth is gone", lambda: len(berths(vm)) == 1, 40)
+    done = cluster.berth("migrate", "slow", "-n", vm.namespace, "--watch")
+    assert done.returncode == 0, done.stderr
+    assert vm.status()["node"] != here
