@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from berth.plan.evacuation import GUARD_NAME, guard
@@ -118,3 +119,33 @@ def test_one_budget_for_a_namespace_that_never_allows_a_disruption() -> None:
     made = guard("team")
     assert made["metadata"]["name"] == GUARD_NAME
     assert made["spec"]["minAvailable"] > 10**9
+
+
+def test_what_a_drain_made_does_not_pile_up() -> None:
+    """Each node in turn: the newest five of the machine's own moves stay, and what its owner made stays, too."""
+    world = up()
+    world.move("mine")
+    world.settle(until=lambda: world.migration("mine").get("phase") == "Succeeded")
+    for _ in range(7):
+        world.advance(120)
+        node = world.status["node"]
+        assert world.drain(node)
+        world.settle(20, until=lambda: all(move["status"].get("endedAt") for move in moves(world)))
+        world.common = replace(world.common, cordoned=frozenset())
+    assert (world.starts, world.most_guests) == (1, 1)
+    kept = [move["metadata"]["name"] for move in moves(world)]
+    assert "mine" in kept
+    assert len(kept) == 6
+    newest = max(moves(world), key=lambda move: move["metadata"]["creationTimestamp"])
+    assert newest["status"]["target"]["node"] == world.status["node"]
+
+
+def test_a_drain_that_is_taken_back_in_time_moves_nothing() -> None:
+    world = up()
+    world.cordon("a")
+    world.settle(until=lambda: any(m.get("status", {}).get("phase") == "Scheduling" for m in moves(world)))
+    world.common = replace(world.common, cordoned=frozenset())
+    world.settle(20)
+    (move,) = moves(world)
+    assert (move["status"]["phase"], move["status"]["reason"]) == ("Cancelled", "Uncordoned"), move["status"]
+    assert (world.status["phase"], world.status["node"], len(world.cluster.pods)) == ("Running", "a", 1)

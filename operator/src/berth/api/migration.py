@@ -18,6 +18,8 @@ from berth.api.virtualmachine import Condition
 
 KIND: Final = "Migration"
 PLURAL: Final = "migrations"
+OWN: Final = {"app.kubernetes.io/managed-by": "berth"}
+"""The label of those that a drain or `berth migrate` made: nobody keeps a manifest of them."""
 MachineName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 
 

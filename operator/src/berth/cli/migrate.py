@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from berth.api.base import API_VERSION
-from berth.api.migration import FINISHED, KIND, MigrationPhase
+from berth.api.migration import FINISHED, KIND, OWN, MigrationPhase
 from berth.api.quantity import from_bytes
 from berth.cli import screen
 from berth.cli.cluster import Cluster, connect
@@ -61,7 +61,11 @@ def manifest(vm: Json, to: str | None, deadline: str | None, bandwidth: str | No
     spec |= {"target": {"nodeName": to}} if to else {}
     spec |= {"deadline": deadline} if deadline else {}
     spec |= {"bandwidth": bandwidth} if bandwidth else {}
-    meta = {"name": f"{name[:240]}-{secrets.token_hex(3)}", "namespace": vm["metadata"]["namespace"]}
+    meta = {
+        "name": f"{name[:240]}-{secrets.token_hex(3)}",
+        "namespace": vm["metadata"]["namespace"],
+        "labels": OWN,
+    }
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "spec": spec}
 
 

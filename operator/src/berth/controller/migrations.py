@@ -62,6 +62,9 @@ class Migrations:
         mine = [move for move in self.all() if move.of == machine and not move.finished]
         return sorted(mine, key=lambda move: (not move.underway, move.order))
 
+    def surplus(self, machine: Key) -> list[Move]:
+        return moves.surplus(move for move in self.all() if move.of == machine)
+
     def underway(self, machine: Key) -> Move | None:
         return next((move for move in self.of(machine) if move.underway), None)
 
@@ -90,6 +93,9 @@ class Speaker:
     async def speak(self, machine: Key, world: World | None) -> float | None:
         """All of one machine's; in how many seconds to look again."""
         waits = [await self._one(move, machine, world) for move in self._known.of(machine)]
+        for move in self._known.surplus(machine):
+            await self._cluster.remove_migration(move)
+            self._known.lose(move.key, move.uid)
         return min((wait for wait in waits if wait is not None), default=None)
 
     async def _one(self, move: Move, machine: Key, world: World | None) -> float | None:

@@ -168,6 +168,12 @@ class Cluster:
         where = f"{path(MACHINES, 'namespaces', move.namespace, MIGRATIONS, move.name)}/status"
         return await self._kube.call("PATCH", where, body, kind="Migration", verb="status", merge=True)
 
+    async def remove_migration(self, move: Move) -> None:
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": move.uid}}
+        where = path(MACHINES, "namespaces", move.namespace, MIGRATIONS, move.name)
+        with contextlib.suppress(NotFound, Conflict):  # gone, or another one has the name
+            await self._kube.call("DELETE", where, body, kind="Migration", verb="delete")
+
     async def machine_names(self) -> set[tuple[str, str]]:
         names: set[tuple[str, str]] = set()
         token = ""

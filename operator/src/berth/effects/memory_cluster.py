@@ -99,7 +99,13 @@ class MemoryCluster:
         key = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         if key not in self.migrations:
             self.writes.append("migration")
-            self.apply_migration(*key, manifest["spec"])
+            self.apply_migration(*key, manifest["spec"], manifest["metadata"].get("labels"))
+
+    async def remove_migration(self, move: Move) -> None:
+        known = self.migrations.get(move.key)
+        if known is not None and known["metadata"]["uid"] == move.uid:
+            self.writes.append("delete migration")
+            self.delete_migration(*move.key)
 
     async def delete_pod(self, namespace: str, name: str, uid: str) -> Object | None:
         self.writes.append("delete")
@@ -213,12 +219,13 @@ class MemoryCluster:
         del self.networks[namespace, name]
         self.on_change("Network", "DELETED", copy.deepcopy(obj))
 
-    def apply_migration(self, namespace: str, name: str, spec: Object) -> Object:
+    def apply_migration(self, namespace: str, name: str, spec: Object, labels: Object | None = None) -> Object:
         """Create the Migration, or change its spec."""
         obj = self.migrations.get((namespace, name))
         if obj is None:
             meta: dict[str, Any] = {"namespace": namespace, "name": name, "uid": self.new_uid(), "generation": 0}
             meta["creationTimestamp"] = format_time(self._clock())
+            meta["labels"] = dict(labels or {})
             obj = self.migrations[namespace, name] = {"metadata": meta, "spec": None}
         if obj["spec"] != spec:
             obj["metadata"]["generation"] += 1

@@ -105,6 +105,10 @@ class ClusterPort(Protocol):
         """Merge into a Migration's status; Conflict when it is no longer at the version it was read at."""
         ...
 
+    async def remove_migration(self, move: Move) -> None:
+        """Delete this very one; nothing to do when it is gone."""
+        ...
+
     async def machine_names(self) -> set[tuple[str, str]]:
         """Namespace and name of every machine there is, without their content."""
         ...

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from berth.api.base import API_VERSION
-from berth.api.migration import KIND, Priority
+from berth.api.migration import KIND, OWN, Priority
 from berth.api.virtualmachine import Eviction
 from berth.plan import evicting, history, migratable
 from berth.plan.acts import CreateGuard, CreateMigration, SetGuard, Step
@@ -86,6 +86,7 @@ def migration(world: World) -> Object:
         "metadata": {
             "name": f"{machine.name[:230]}-drain-{mark}",
             "namespace": machine.namespace,
+            "labels": OWN,
             "ownerReferences": [owner],
         },
         "spec": spec,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from berth.api import crd, validate
 from berth.api.duration import to_ms
-from berth.api.migration import FINISHED, MigrationPhase, MigrationSpec, MigrationStatus, Priority
+from berth.api.migration import FINISHED, OWN, MigrationPhase, MigrationSpec, MigrationStatus, Priority
 from berth.api.virtualmachine import Condition
 from berth.plan.times import parse_time
 
@@ -23,6 +23,8 @@ Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name."""
 _RANK: Final = {Priority.DRAIN: 0, Priority.USER: 1, Priority.REBALANCE: 2}
+KEPT: Final = 5
+"""So many of them stay when they are over: the newest of each machine."""
 SENDING: Final = frozenset({MigrationPhase.RUNNING, MigrationPhase.HANDING_OVER})
 UNDERWAY: Final = SENDING | {MigrationPhase.SCHEDULING, MigrationPhase.PREPARING}
 
@@ -49,6 +51,7 @@ class Move:
     problem: str = ""
     created: datetime | None = None
     deleted: bool = False
+    own: bool = False  # made by Berth
     status: MigrationStatus | None = None
 
     @property
@@ -121,6 +124,7 @@ def read(obj: Object) -> Move:
         problem=problem,
         created=parse_time(meta.get("creationTimestamp")),
         deleted=bool(meta.get("deletionTimestamp")),
+        own=OWN.items() <= (meta.get("labels") or {}).items(),
         status=_read_status(obj.get("status")),
     )
 
@@ -149,6 +153,12 @@ def turn(mine: Move, source: str | None, others: Iterable[Move], limits: Limits)
     before = [other for other in rest if not other.underway and other.order < mine.order and other.spec is not None]
     free = limits.per_cluster - len(underway)
     return f"{len(before)} others come first" if len(before) >= free else ""
+
+
+def surplus(moves: Iterable[Move]) -> list[Move]:
+    """Those of one machine's that are history, and not even recent. What people made themselves is theirs."""
+    history = sorted((m for m in moves if m.own and m.finished and not m.deleted), key=lambda m: m.order[1:])
+    return history[:-KEPT]
 
 
 def nodes(moves: Iterable[Move]) -> Counter[str]:

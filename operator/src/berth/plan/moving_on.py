@@ -12,6 +12,7 @@ from typing import Final
 
 from berth.api.handover import MigrationReport, MigrationState
 from berth.api.migration import MigrationPhase as Phase
+from berth.api.migration import Priority
 from berth.api.order import GuestState
 from berth.api.virtualmachine import Power
 from berth.plan import berths, doors, history, incoming, migratable, migration
@@ -71,6 +72,8 @@ def _refused(world: World, move: Move) -> Word | None:
         return _failed(
             "DeadlineExceeded", f"It was to be done by {format_time(move.deadline)}, and had no turn before."
         )
+    if _uncordoned(world, move):
+        return Word(Phase.CANCELLED, "Uncordoned", f"Node {berth.node if berth else ''} takes pods again.")
     if world.move is not None and world.move.uid != move.uid:
         return _failed("AlreadyMigrating", f"Migration {world.move.name} moves {machine.name} already.")
     if machine.deleted is not None or world.wanted is Power.OFF or berth is None or berth.terminal:
@@ -87,6 +90,13 @@ def _refused(world: World, move: Move) -> Word | None:
     if named is not None and world.cluster.nodes and named not in world.cluster.nodes:
         return _failed("TargetMissing", f"There is no node {named} with an agent. Next: name another one, or none.")
     return None
+
+
+def _uncordoned(world: World, move: Move) -> bool:
+    """Whether a drain made it, and that was taken back before any memory went."""
+    drains = move.own and move.spec is not None and move.spec.priority is Priority.DRAIN
+    node = world.berth.node if world.berth is not None else None
+    return drains and not move.sending and node is not None and node not in world.cluster.cordoned
 
 
 def _too_old(agent: Agent | None) -> bool:
@@ -136,6 +146,9 @@ def _cancelled(world: World, move: Move) -> Word | None:
     machine, berth = world.machine, world.berth
     if move.deleted or (move.spec is not None and move.spec.cancel):
         return Word(Phase.CANCELLED, "Cancelled", f"It was cancelled: {machine.name} stays where it is.")
+    if _uncordoned(world, move):
+        node = berth.node if berth is not None else ""
+        return Word(Phase.CANCELLED, "Uncordoned", f"Node {node} takes pods again: {machine.name} stays there.")
     if machine.deleted is not None or history.asked(world):
         return Word(Phase.CANCELLED, "MachineStopping", f"{machine.name} was to be shut down or restarted meanwhile.")
     if move.deadline is not None and move.deadline <= world.now:
