@@ -80,9 +80,12 @@ def test_a_drain_moves_machines_and_ends_with_0(cluster: Cluster, make: Make, co
     vm.wait_up()
     other.wait_up()
     node, boot = vm.status()["node"], vm.boot_id()
+    forecast = cluster.berth("evacuate", node, "--plan").stdout
+    row = next(line.split() for line in forecast.splitlines() if line.startswith(vm.namespace) and " drained " in line)
+    assert row[2] == "Move", forecast
     cordoned.append(node)
     words = ("--ignore-daemonsets", "--delete-emptydir-data", "--pod-selector=app.kubernetes.io/component=berth")
     cluster.kubectl("drain", node, *words, "--timeout=90s", seconds=100)
-    assert vm.status()["node"] != node
+    assert vm.status()["node"] == row[3] != node
     assert vm.boot_id() == boot
     assert [name for name in berths(vm) if name.startswith("berth-drained")] == [vm.status()["berth"]]

@@ -28,6 +28,15 @@ def to_bytes(text: str) -> int:
     return int(digits.group()) * UNITS[text[digits.end() :]]
 
 
+def amount(text: str) -> float:
+    """Any quantity that the API server gives out, such as "1500m", "1.5Gi" or "2e3"; ValueError when it is none."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?", text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a quantity")
+    unit = found.group(2) or ""
+    return float(found.group(1)) * (0.001 if unit == "m" else UNITS[unit])
+
+
 def from_bytes(count: int) -> str:
     """The shortest exact quantity with a binary unit, for people: 536870912 → "512Mi"."""
     for unit in ("Pi", "Ti", "Gi", "Mi", "Ki"):

@@ -23,6 +23,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("pause", "power", "Power"),
     ("resume", "power", "Power"),
     ("migrate", "migrate", "Power"),
+    ("evacuate", "evacuate", "Power"),
     ("validate", "files", "Without a cluster"),
     ("render", "files", "Without a cluster"),
     ("plan", "files", "Without a cluster"),
