@@ -37,7 +37,7 @@ cluster-test: setup ## tests of the built-in cluster
 e2e: setup ## end-to-end tests with real guests on the cluster
 	@$(RUN) python -m testbed.suite build install e2e survival
 
-test-lives: setup ## two hundred machines come and go on the cluster, and a node is lost; not part of `test`
+test-lives: setup ## 200 machines come and go, one moves 50 times, a node is lost; not part of `test`
 	@$(RUN) python -m testbed.suite install lives
 
 test-cni: setup ## the end-to-end tests of networks on another pod network, flannel's VXLAN; not part of `test`

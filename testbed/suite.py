@@ -85,8 +85,10 @@ STAGES = (
     Stage("cluster", "the built-in cluster itself", pytest("tests/cluster"), beside=True),
     Stage("survival", "guests while the parts around them break",
           pytest("tests/e2e", options=("-m", "disruptive and not lives"))),
-    Stage("lives", "two hundred machines come and go; a node is lost",
-          ("env", "BERTH_LIVES=200", *pytest("tests/e2e/test_lives.py", "tests/e2e/test_node_loss.py")), default=False),
+    Stage("lives", "200 machines come and go, one moves 50 times, a node is lost",
+          ("env", "BERTH_LIVES=200", "BERTH_MOVES=50", *pytest(
+              "tests/e2e/test_lives.py", "tests/e2e/test_migration_many.py", "tests/e2e/test_node_loss.py",
+              options=("-rP",))), default=False),
     Stage("cni", "guests' networks on flannel's VXLAN", on_flannel(), default=False),
 )  # fmt: skip
 
