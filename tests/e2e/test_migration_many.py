@@ -5,6 +5,7 @@ A few moves in every run; `make test-lives` asks for fifty.
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def test_many_moves_in_a_row(cluster: Cluster, namespace: str, make: Make) -> No
             homes.append(vm.status()["node"])
         numbers.goes_on()
         count = numbers.newest()
-    assert all(here != there for here, there in zip(homes, homes[1:], strict=False))
+    assert all(here != there for here, there in itertools.pairwise(homes))
     assert vm.boot_id() == boot
     wait("one berth is left", lambda: len([name for name in berths(vm) if "wanderer" in name]) == 1, 60)
     print(f"{MOVES} moves, {count} numbers; pause {statistics.median(pauses):.0f} ms, at most {max(pauses)} ms")
