@@ -39,7 +39,7 @@ def neighbour(cluster: Cluster, namespace: str, node: str) -> Json:
     """A plain pod on the same network."""
     container = {"name": "main", "image": "ghcr.io/berth-dev/testtools:dev", "imagePullPolicy": "IfNotPresent"}
     metadata = {"name": "neighbour", "annotations": {"k8s.v1.cni.cncf.io/networks": "blue"}}
-    spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 0}
+    spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 1}
     cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, namespace=namespace)
     words = ("wait", "--for=condition=Ready", "-n", namespace, "pod/neighbour", "--timeout=60s")
     cluster.kubectl(*words, seconds=70)

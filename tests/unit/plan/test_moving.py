@@ -189,6 +189,19 @@ def test_the_targets_words() -> None:
     assert told(coming(handover=failed)) is MigrationState.FAILED
 
 
+@pytest.mark.parametrize("state", [DomainState.SHUTTING_DOWN, DomainState.CRASHED, DomainState.SHUTOFF])
+def test_a_copy_that_libvirt_takes_down_has_not_arrived(state: DomainState) -> None:
+    """As it does when the source's libvirt or agent is killed: the controller would take the guest for handed over."""
+    seen = coming(guest=Guest(uid(), state, COMES, 1_900_000_000, Accelerator.TCG), folder=True, listening=True)
+    assert told(seen) is MigrationState.LISTENING
+    said = report.report(seen, Progress())
+    assert said is not None
+    assert said.state is GuestState.STARTING
+    ran = replace(seen, record=here(COMES).record)
+    assert told(ran) is MigrationState.ARRIVED
+    assert gathered.state(ran) is GuestState.STOPPING
+
+
 def test_its_network_is_there_silently_before_the_source_is_asked() -> None:
     for detail in ("migration", "user"):
         first = machine.plan(copy(detail, network=None)).steps[0]

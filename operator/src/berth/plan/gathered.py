@@ -121,7 +121,7 @@ def life(g: Gathered) -> Life:
         case DomainState.PAUSED:
             return Life.PAUSED if marked(g, g.guest) else Life.LOADED
         case DomainState.SHUTTING_DOWN | DomainState.CRASHED | DomainState.SHUTOFF:
-            return Life.ENDING
+            return Life.LOADED if never_ran(g, g.guest) else Life.ENDING  # one that never ran has nothing to end
         case _ as never:
             assert_never(never)
 
@@ -199,6 +199,11 @@ def moved(g: Gathered) -> bool:
 def marked(g: Gathered, guest: Guest) -> bool:
     """Whether this guest was about to run, or has run."""
     return g.record is not None and g.record.epoch == guest.order.epoch
+
+
+def never_ran(g: Gathered, guest: Guest) -> bool:
+    """Whether its CPUs have had no chance: libvirt does not run them, and this node never wrote down that it would."""
+    return guest.state is not DomainState.RUNNING and not marked(g, guest)
 
 
 def _carried_out(guest: Guest | None, record: StartRecord | None) -> Iterator[tuple[int, str]]:

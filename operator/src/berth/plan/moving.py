@@ -103,7 +103,7 @@ def _why(g: Gathered, order: Order | None) -> tuple[str, str]:
 
 def is_copy(g: Gathered, guest: Guest) -> bool:
     """Whether this domain is a copy that has no right to run yet."""
-    return guest.order.incoming is not None and not gathered.marked(g, guest) and guest.state is DomainState.PAUSED
+    return guest.order.incoming is not None and gathered.never_ran(g, guest) and guest.state is DomainState.PAUSED
 
 
 def target(g: Gathered, order: Order) -> Take:
@@ -166,10 +166,10 @@ def report(g: Gathered, pause_ms: int | None) -> MigrationReport | None:
         )
     if g.guest is None:
         return said if g.listening else None
-    if not is_copy(g, g.guest):
+    if not gathered.never_ran(g, g.guest):
         return said.model_copy(update={"state": MigrationState.ARRIVED, "pause_ms": pause_ms})
-    if g.guest.detail in _COMING:
-        return said
+    if g.guest.detail in _COMING or not is_copy(g, g.guest):
+        return said  # what libvirt takes down before it ran came to nothing: the source's libvirt went, or gave up
     words = "the other node does not answer; the copy waits, stopped" if g.source_silent else ""
     return said.model_copy(update={"state": MigrationState.RECEIVED, "message": words})
 
