@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import socket
 import threading
@@ -17,7 +18,7 @@ from berth.effects.segments import Place
 from berth.errors import HostFault, InvalidSpec
 from tests.contract import pods
 from tests.contract.lan import run
-from tests.contract.segment_lab import OVERLAY, Lab, Node, up
+from tests.contract.segment_lab import OVERLAY, Guest, Lab, Node, up
 
 RED = OVERLAY.model_copy(update={"uid": "7c1b3c0e-1c55-4d9e-9a3b-222222222222", "name": "lab/red", "vni": 200})
 
@@ -99,6 +100,21 @@ def test_the_second_time_changes_nothing_and_neither_does_a_new_agent(lab: Lab) 
         assert inner.recv(10) == b"still"
         for end in (line, inner):
             end.close()
+
+
+def test_the_two_ends_of_a_port_have_different_numbers(lab: Lab) -> None:
+    """The kernel would open the port up to a second late, and what is announced before that is lost."""
+
+    def ends(guest: Guest) -> tuple[int, int]:
+        links = json.loads(run(guest.netns, "ip -j link"))
+        return next((link["ifindex"], link["link_index"]) for link in links if link["ifname"].startswith("sg"))
+
+    node = lab.node()
+    inner, outer = ends(lab.guest(node).start())
+    second = lab.guest(node)
+    for _ in range(inner, outer + 1):  # its pod has had so many devices that both ends would be the next one
+        run(second.netns, "ip link add spent type bridge; ip link del spent")
+    assert ends(second.start()) == (outer + 1, outer + 2)
 
 
 def test_what_is_missing_is_mended(lab: Lab) -> None:

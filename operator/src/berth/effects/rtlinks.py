@@ -97,12 +97,13 @@ class Links(Route):
                 return next((device for device in self.devices().values() if device.index == index), None)
         return None
 
-    def add_veth(self, name: str, peer: str, peer_netns: int, *, mtu: int, peer_mac: str) -> None:
-        """Both ends at once, the peer in the other namespace: nothing is ever half there."""
+    def add_veth(self, name: str, peer: str, peer_netns: int, *, mtu: int, peer_mac: str, index: int = 0) -> None:
+        """Both ends at once, the peer in the other namespace: nothing is ever half there. ``index``: of this end; 0
+        lets the kernel choose. The peer's is always the kernel's choice."""
         there = attribute(IFLA_IFNAME, peer.encode() + b"\0") + attribute(IFLA_NET_NS_FD, _int(peer_netns))
         there += attribute(IFLA_MTU, _int(mtu)) + attribute(IFLA_ADDRESS, mac_bytes(peer_mac))
         data = attribute(_VETH_PEER, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + there)
-        self._add(name, "veth", data, mtu=mtu)
+        self._add(name, "veth", data, mtu=mtu, index=index)
 
     def add_bridge(self, name: str) -> None:
         """Without spanning tree (a port forwards at once) and without snooping (neighbour discovery is multicast)."""
@@ -121,11 +122,11 @@ class Links(Route):
         more = attribute(_IFLA_LINK, _int(card)) + attribute(IFLA_NET_NS_FD, _int(netns))
         self._add(name, "vlan", attribute(_VLAN_ID, struct.pack("=H", vlan)), mtu=mtu, more=more)
 
-    def _add(self, name: str, kind: str, data: bytes, *, mtu: int = 0, more: bytes = b"") -> None:
+    def _add(self, name: str, kind: str, data: bytes, *, mtu: int = 0, more: bytes = b"", index: int = 0) -> None:
         info = attribute(_INFO_KIND, kind.encode()) + attribute(_INFO_DATA, data)
         body = attribute(IFLA_IFNAME, name.encode() + b"\0") + (attribute(IFLA_MTU, _int(mtu)) if mtu else b"") + more
         body += attribute(_IFLA_LINKINFO, info)
-        self._ask(NEWLINK, IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + body, CREATE | _EXCLUSIVE)
+        self._ask(NEWLINK, IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + body, CREATE | _EXCLUSIVE)
 
     def set_master(self, index: int, master: int) -> None:
         self._ask(NEWLINK, IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(_IFLA_MASTER, _int(master)))

@@ -208,10 +208,19 @@ def _devices() -> dict[str, Device]:
 
 
 def _make_pair(inner: str, outer: str, where: int, mtu: int) -> None:
+    """Ends of one number look to the kernel like a device that is its own lower one (net/core/link_watch.c): it then
+    opens the bridge's port up to a second later. Made with that number once more, the other end gets the next one."""
     with Links() as links:
-        if (older := links.devices().get(inner)) is not None:
-            links.delete_link(older.index)
-        links.add_veth(inner, outer, where, mtu=mtu, peer_mac=segments.port_mac(outer))
+        _make_ends(links, inner, outer, where, mtu)
+        made = links.devices()[inner]
+        if made.index == made.peer:
+            _make_ends(links, inner, outer, where, mtu, index=made.index)
+
+
+def _make_ends(links: Links, inner: str, outer: str, where: int, mtu: int, *, index: int = 0) -> None:
+    if (older := links.devices().get(inner)) is not None:
+        links.delete_link(older.index)
+    links.add_veth(inner, outer, where, mtu=mtu, peer_mac=segments.port_mac(outer), index=index)
 
 
 def _apply(change: segments.Change) -> None:
