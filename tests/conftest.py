@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no property of the code: how long an example takes is not judged.
+settings.register_profile("berth", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if not os.environ.get("CI"):  # there hypothesis has one of its own, with the same examples every time
+    settings.load_profile("berth")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -30,6 +30,7 @@ class Copy:
     pod_uid: str
     state: MigrationState = MigrationState.LISTENING
     told: bool = False  # that all of it is here
+    alone: bool = False  # the source does not answer
 
 
 @dataclass
@@ -57,6 +58,7 @@ class MovingWorld(World):
         self.places = {name: Place() for name in nodes}
         self.common = seen.Cluster(nodes=nodes)
         self.history: list[str] = []
+        self.cut = False  # nodes do not reach each other; the controller reaches all
         super().__init__(nodes)
 
     def agents(self) -> Agents:
@@ -223,13 +225,18 @@ class MovingWorld(World):
         source = self.nodes[sending.node]
         if not source.alive or source.partitioned:
             return
-        if sending.state is MigrationState.SENDING:
+        copy.alone = self.cut
+        if copy.alone and order.incoming is not None and not order.incoming.released:
+            if sending.state is MigrationState.SENDING:
+                sending.state = MigrationState.FAILED  # nobody asks it
+            self._tell(node, order, GuestState.STARTING)
+        elif sending.state is MigrationState.SENDING:
             sending.state = MigrationState.HANDED_OVER
             mine = next(g for g in self.guests if g.pod_uid == sending.pod_uid)
             self.guests.remove(mine)
             self._tell(source, source.orders[order.uid], GuestState.MOVED)
         elif sending.state is MigrationState.HANDED_OVER:
-            copy.state = MigrationState.ARRIVED
+            copy.state, copy.alone = MigrationState.ARRIVED, False
             self.guests.append(Guest(order.uid, order.berth.pod_uid, order.epoch, node.name))
             self.most_guests = max(self.most_guests, sum(g.uid == order.uid for g in self.guests))
             self.history.append(node.name)
@@ -292,7 +299,7 @@ class MovingWorld(World):
         if found is None:
             return None
         pause = 120 if found[1].state is MigrationState.ARRIVED else None
-        return MigrationReport(uid=found[0], epoch=0, state=found[1].state, pause_ms=pause)
+        return MigrationReport(uid=found[0], epoch=0, state=found[1].state, alone=found[1].alone, pause_ms=pause)
 
     # all of it
 

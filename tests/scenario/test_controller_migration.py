@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from berth.api.handover import MigrationState
 from berth.api.order import FateReason
 from berth.effects.ports_cluster import ApiRefused
 from berth.plan.world import format_time
@@ -318,6 +319,33 @@ def test_the_target_dies_while_memory_goes_over() -> None:
     world.settle(5)
     assert (world.status["phase"], world.status["node"]) == ("Running", "a")
     assert world.starts == 1
+
+
+def test_nodes_that_do_not_reach_each_other_any_more_hear_the_last_word_from_the_controller() -> None:
+    world = up()
+    world.move()
+    world.settle(until=lambda: any(s.state is MigrationState.HANDED_OVER for s in world.sendings.values()))
+    assert not world.guests
+    world.cut = True
+    world.settle(until=over(world))
+    assert world.migration()["phase"] == "Succeeded", world.migration()
+    assert [guest.node for guest in world.guests] == ["b"]
+    assert world.most_guests == 1
+    world.settle(8)
+    (order,) = world.nodes["b"].orders.values()
+    assert order.incoming is None
+
+
+def test_a_source_that_was_not_asked_keeps_its_guest_though_the_nodes_are_cut_off() -> None:
+    world = up()
+    world.move()
+    world.settle(until=lambda: any(copy.told for copy in world.copies.values()))
+    world.cut = True
+    world.settle(until=over(world))
+    assert world.migration()["phase"] == "Failed", world.migration()
+    world.settle(20)
+    assert [guest.node for guest in world.guests] == ["a"]
+    assert world.pod_on("b") is None
 
 
 def test_the_source_dies_while_memory_goes_over_and_the_machine_is_started_anew() -> None:

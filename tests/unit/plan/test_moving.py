@@ -19,7 +19,7 @@ from berth.domain.observed import (
     StartRecord,
     TransferStats,
 )
-from berth.plan import gathered, machine, report, steps
+from berth.plan import gathered, machine, moving, report, steps
 from berth.plan.gathered import Gathered
 from berth.plan.handover import HOLD_PATIENCE, Answer, Gate
 from berth.plan.report import Progress
@@ -224,6 +224,18 @@ def test_a_copy_is_thrown_away_on_evidence_only() -> None:
     failed = HandoverRecord("m1", 2, "node-0", HandoverState.FAILED)
     assert kinds(copy("user", handover=failed)) == [steps.FailReceiving, steps.Destroy]
     assert kinds(coming(handover=failed)) == [steps.WaitFor]
+
+
+def test_the_source_s_yes_may_come_by_way_of_the_controller() -> None:
+    """The two nodes do not reach each other; that the machine's status names this berth is the proof."""
+    assert COMES.incoming is not None
+    released = COMES.model_copy(update={"incoming": COMES.incoming.model_copy(update={"released": True})})
+    assert kinds(copy("user", order=released)) == [steps.Arrive, steps.MarkStarted, steps.Resume]
+    assert kinds(copy("migration", order=released)) == [steps.WaitFor]  # its memory is not all here
+    assert kinds(copy("user", order=released, answer=Answer.NO)) == [steps.FailReceiving, steps.Destroy]
+    said = moving.report(copy("user", source_silent=True), None)
+    assert said is not None
+    assert said.alone
 
 
 def test_a_copy_is_no_guest_yet() -> None:

@@ -40,6 +40,7 @@ class Incoming(Lenient):
     migration: str  # the Migration's uid
     source: Peer
     epoch: int  # of the start that it comes from
+    released: bool = False  # the machine's status names this berth: the source has told the controller that it let go
 
 
 class Outgoing(Lenient):
@@ -101,6 +102,7 @@ class MigrationReport(Lenient):
     dirty_bytes_per_second: int = 0
     rounds: int = 0
     method: str = ""  # for people: what was chosen and why
+    alone: bool = False  # target, RECEIVED: the source's agent does not answer
     pause_ms: int | None = None  # target, once ARRIVED: how long the guest stood still
     reason: str = ""  # FAILED: why, in one word
     message: str = ""

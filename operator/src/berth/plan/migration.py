@@ -130,7 +130,15 @@ def _base(world: World, pod: Pod) -> Order | None:
 
 def _from(world: World, pod: Pod) -> Incoming:
     node, epoch = pod.came_from
-    return Incoming(migration=pod.migration, source=_peer(node, world.agents.get(node)), epoch=epoch)
+    source = _peer(node, world.agents.get(node))
+    return Incoming(migration=pod.migration, source=source, epoch=epoch, released=_released(world, pod))
+
+
+def _released(world: World, pod: Pod) -> bool:
+    """Whether a target that cannot ask its source is to be told the answer: that the machine's status names its berth
+    is the proof, for it is written after the source has said that its own copy is dead."""
+    said = berths.report_of(world, pod)
+    return pod is world.berth and said is not None and said.migration is not None and said.migration.alone
 
 
 def _to(world: World, move: Move, pod: Pod) -> Outgoing:

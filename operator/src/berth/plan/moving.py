@@ -107,14 +107,17 @@ def is_copy(g: Gathered, guest: Guest) -> bool:
 
 
 def target(g: Gathered, order: Order) -> Take:
-    """What to do for an order with ``incoming``: without a domain, or with a copy."""
+    """What to do for an order with ``incoming``: without a domain, or with a copy. Where the two nodes cannot reach
+    each other any more, the source's yes comes by way of the controller, in the order."""
     migration = order.incoming.migration if order.incoming is not None else ""
+    released = order.incoming is not None and order.incoming.released
+    answer = Answer.YES if released and g.answer is Answer.NONE else g.answer
     failed = g.handover is not None and g.handover.qemu is None and g.handover.migration == migration
     copy = Copy.NONE
     if g.guest is not None:
         copy = Copy.COMING if g.guest.detail in _COMING else Copy.COMPLETE
     taken = Taken.FAILED if failed else Taken.NONE
-    return handover.target(TargetSeen(taken, copy, g.answer, g.listening, g.shutdown_asked))
+    return handover.target(TargetSeen(taken, copy, answer, g.listening, g.shutdown_asked))
 
 
 def copy(g: Gathered, guest: Guest) -> Iterator[Step]:
@@ -171,7 +174,7 @@ def report(g: Gathered, pause_ms: int | None) -> MigrationReport | None:
     if g.guest.detail in _COMING or not is_copy(g, g.guest):
         return said  # what libvirt takes down before it ran came to nothing: the source's libvirt went, or gave up
     words = "the other node does not answer; the copy waits, stopped" if g.source_silent else ""
-    return said.model_copy(update={"state": MigrationState.RECEIVED, "message": words})
+    return said.model_copy(update={"state": MigrationState.RECEIVED, "alone": g.source_silent, "message": words})
 
 
 def _from_source(g: Gathered, record: HandoverRecord) -> MigrationReport:
