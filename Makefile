@@ -1,7 +1,7 @@
 # `make` lists the targets. `make up` and `make test` do all their own set-up on a fresh machine.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check static unit contract cluster-test e2e test-lives test-cni bench format generate images guests setup
+.PHONY: help up down status test check static unit contract cluster-test e2e test-lives test-faults test-cni bench format generate images guests setup
 # uv never touches the network in the targets below: `setup` has brought everything.
 RUN := . scripts/env.sh && uv run --frozen --no-sync
 
@@ -39,6 +39,9 @@ e2e: setup ## end-to-end tests with real guests on the cluster
 
 test-lives: setup ## 200 machines come and go, one moves 50 times, a node is lost; not part of `test`
 	@$(RUN) python -m testbed.suite install lives
+
+test-faults: setup ## a hundred things break while a guest moves; not part of `test`
+	@$(RUN) python -m testbed.suite build install faults cluster-faults
 
 test-cni: setup ## the end-to-end tests of networks on another pod network, flannel's VXLAN; not part of `test`
 	@$(RUN) python -m testbed.suite cni

@@ -81,14 +81,17 @@ STAGES = (
     Stage("packets", "guests' networks in real namespaces",
           contract(*sorted(str(path) for name in PACKETS for path in Path(CONTRACT).glob(f"{name}.py"))), beside=True),
     Stage("contract", "real libvirt and QEMU in the agent's image",
-          contract(CONTRACT, *(f"--ignore-glob=*/{name}.py" for name in PACKETS))),
+          contract(CONTRACT, "-m", "not faults", *(f"--ignore-glob=*/{name}.py" for name in PACKETS))),
     Stage("cluster", "the built-in cluster itself", pytest("tests/cluster"), beside=True),
     Stage("survival", "guests while the parts around them break",
-          pytest("tests/e2e", options=("-m", "disruptive and not lives"))),
+          pytest("tests/e2e", options=("-m", "disruptive and not lives and not faults"))),
     Stage("lives", "200 machines come and go, one moves 50 times, a node is lost",
           ("env", "BERTH_LIVES=200", "BERTH_MOVES=50", *pytest(
               "tests/e2e/test_lives.py", "tests/e2e/test_migration_many.py", "tests/e2e/test_node_loss.py",
               options=("-rP",))), default=False),
+    Stage("faults", "a hundred faults while a guest moves", contract(CONTRACT, "-m", "faults", "-rP"), default=False),
+    Stage("cluster-faults", "parts of the cluster break while a guest moves",
+          pytest("tests/e2e", options=("-m", "faults", "-rP")), default=False),
     Stage("cni", "guests' networks on flannel's VXLAN", on_flannel(), default=False),
 )  # fmt: skip
 

@@ -43,6 +43,9 @@ touch $2/ready
 exec sleep 100000
 """
 
+COUNT = "i=0; while :; do echo n$i; i=$((i+1)); done"
+CUT = "table inet cut {{ chain cut {{ type filter hook prerouting priority -400; ip saddr {} drop; }}; }}"
+"""nft's words for a node that hears nothing of another one."""
 _PIDS = "for file in /run/libvirt/qemu/*.pid; do cat $file; echo; done"
 
 
@@ -99,6 +102,13 @@ class Node:
 
     def virsh(self, *words: str) -> str:
         return self.run("virsh", "-q", "-c", "qemu:///system", *words, check=False).strip()
+
+    def cut(self, address: str) -> None:
+        """Nothing comes from there any more; what is sent there gets no answer."""
+        self.run("nft", CUT.format(address))
+
+    def mend(self) -> None:
+        self.run("nft", "delete", "table", "inet", "cut", check=False)
 
     def state(self, uid: str) -> str:
         """``running``, ``paused`` or nothing."""
@@ -164,7 +174,7 @@ class Two:
         side.console.begin()
         return pod
 
-    async def start(self, **machine: Any) -> str:
+    async def start(self, loop: str = COUNT, **machine: Any) -> str:
         """A guest on the first node that counts on its console; its uid. ``machine``: more hardware."""
         order = tiny(self.place(self.a), args="berth.nodhcp")
         order = order.model_copy(update={"machine": order.machine.model_copy(update=machine)})
@@ -178,7 +188,7 @@ class Two:
         await asyncio.to_thread(console.says, "berth-guest: ready", 120)
         console.type("")
         await asyncio.to_thread(console.says, "berth-guest#", 60)
-        console.type("i=0; while :; do echo n$i; i=$((i+1)); done")
+        console.type(loop)
         await asyncio.to_thread(console.says, r"n100\b", 60)
         return order.uid
 
