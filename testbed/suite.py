@@ -1,8 +1,7 @@
-"""`python -m testbed.suite`: runs the project's test stages in order and ends with a table a person can read.
+"""`python -m testbed.suite`: runs the project's test stages and ends with a table a person can read.
 
-Called by `make test` and `.ci/run`. A stage is one command that writes a JUnit report; a stage that writes none, or
-whose report holds no test, has failed: silence is never success. Every stage runs, also after one that failed. Stages
-that mostly wait, and share nothing, run side by side.
+Called by `make test` and `.ci/run`. Every stage runs, also after one that failed. Those that mostly wait and share
+nothing are in lanes that run side by side (lanes.py).
 """
 
 from __future__ import annotations
@@ -11,35 +10,15 @@ import argparse
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from testbed import backend, prerequisites
+from testbed import backend, lanes, prerequisites
+from testbed.lanes import Result, Stage
 from testbed.progress import Progress
-
-RESULTS = Path("build/results")
-POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One command; ``{report}`` in it is the path of its JUnit report. Without one the exit code alone counts."""
-
-    name: str
-    about: str
-    command: tuple[str, ...]
-    reports: bool = True
-    default: bool = True  # run when no stage is named
-    beside: bool = False  # runs at the same time as the stage before it; its output is shown when it has ended
 
 
 def pytest(*paths: str, options: tuple[str, ...] = (), python: str = sys.executable) -> tuple[str, ...]:
@@ -75,16 +54,18 @@ STAGES = (
           pytest("tests/unit", "tests/golden", "tests/scenario", options=("-n", "auto"))),
     Stage("build", "programs, images and guests",
           testbed("testbed binaries", "testbed.images", "testbed.guests"), reports=False),
-    Stage("install", "the cluster with Berth on it", testbed("testbed up", "testbed install"), reports=False),
+    Stage("install", "the cluster with Berth on it", testbed("testbed up", "testbed install"), reports=False,
+          lane="cluster"),
     Stage("e2e", "the chart on the cluster, real guests",
-          pytest("tests/e2e", options=("-m", "not disruptive", "-n", "3"))),
+          pytest("tests/e2e", options=("-m", "not disruptive", "-n", "3")), lane="cluster"),
     Stage("packets", "guests' networks in real namespaces",
-          contract(*sorted(str(path) for name in PACKETS for path in Path(CONTRACT).glob(f"{name}.py"))), beside=True),
+          contract(*sorted(str(path) for name in PACKETS for path in Path(CONTRACT).glob(f"{name}.py"))),
+          lane="packets"),
     Stage("contract", "real libvirt and QEMU in the agent's image",
-          contract(CONTRACT, "-m", "not faults", *(f"--ignore-glob=*/{name}.py" for name in PACKETS))),
-    Stage("cluster", "the built-in cluster itself", pytest("tests/cluster"), beside=True),
+          contract(CONTRACT, "-m", "not faults", *(f"--ignore-glob=*/{name}.py" for name in PACKETS)), lane="nodes"),
+    Stage("cluster", "the built-in cluster itself", pytest("tests/cluster"), lane="nodes"),
     Stage("survival", "guests while the parts around them break",
-          pytest("tests/e2e", options=("-m", "disruptive and not lives and not faults"))),
+          pytest("tests/e2e", options=("-m", "disruptive and not lives and not faults")), lane="cluster"),
     Stage("lives", "200 machines come and go, one moves 50 times, a node is lost",
           ("env", "BERTH_LIVES=200", "BERTH_MOVES=50", *pytest(
               "tests/e2e/test_lives.py", "tests/e2e/test_migration_many.py", "tests/e2e/test_node_loss.py",
@@ -94,99 +75,6 @@ STAGES = (
           pytest("tests/e2e", options=("-m", "faults", "-rP")), default=False),
     Stage("cni", "guests' networks on flannel's VXLAN", on_flannel(), default=False),
 )  # fmt: skip
-
-
-@dataclass(slots=True)
-class Result:
-    stage: Stage
-    seconds: float
-    code: int
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    failures: list[str] = field(default_factory=list)
-
-    @property
-    def good(self) -> bool:
-        return self.code == 0 and self.failed == 0 and (self.passed > 0 or not self.stage.reports)
-
-
-def read_report(result: Result, report: Path) -> None:
-    """Count the tests of a JUnit report into the result."""
-    if not report.is_file():
-        result.failures.append(f"{result.stage.name}: no report was written (exit code {result.code})")
-        return
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
-            result.failed += 1
-            result.failures.append(f"{case.get('classname', '')}::{case.get('name', '')}")
-        elif case.find("skipped") is not None:
-            result.skipped += 1
-        else:
-            result.passed += 1
-
-
-def run(group: Sequence[Stage], console: Console) -> list[Result]:
-    """Run stages side by side: the first one's output goes to the terminal, the others' follows when all have ended."""
-    console.rule(", beside it ".join(f"[bold]{stage.name}[/bold]: {stage.about}" for stage in group))
-    running = [Running(stage, None if stage is group[0] else RESULTS / f"{stage.name}.log") for stage in group]
-    try:
-        while [one for one in running if not one.ended()]:
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        for one in running:
-            one.interrupt()
-        raise
-    for one in running[1:]:
-        one.show(console)
-    return [one.result() for one in running]
-
-
-class Running:
-    """A stage that was started, its output on the terminal or in a file."""
-
-    def __init__(self, stage: Stage, output: Path | None) -> None:
-        self._stage, self._output = stage, output
-        self._report = (RESULTS / f"{stage.name}.xml").resolve()
-        self._report.unlink(missing_ok=True)
-        self._start, self._seconds = time.monotonic(), 0.0
-        command = [part.format(report=self._report) for part in stage.command]
-        with output.open("w") if output is not None else nullcontext() as file:
-            self._process = subprocess.Popen(command, stdout=file, stderr=file and subprocess.STDOUT)
-
-    def ended(self) -> bool:
-        if self._process.poll() is None:
-            return False
-        self._seconds = self._seconds or time.monotonic() - self._start
-        return True
-
-    def interrupt(self) -> None:
-        """A terminal's Ctrl-C reaches all; a signal that was sent to us alone has to be passed on."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGINT)
-        self._process.wait()
-
-    def show(self, console: Console) -> None:
-        console.rule(f"[bold]{self._stage.name}[/bold]: {self._stage.about}")
-        if self._output is not None:
-            print(self._output.read_text(errors="replace"), flush=True)
-
-    def result(self) -> Result:
-        result = Result(self._stage, self._seconds, self._process.wait())
-        if self._stage.reports:
-            read_report(result, self._report)
-        return result
-
-
-def groups(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Each stage with those that run beside it."""
-    found: list[list[Stage]] = []
-    for stage in stages:
-        if stage.beside and found and found[-1][0].reports:
-            found[-1].append(stage)
-        else:
-            found.append([stage])
-    return found
 
 
 def summary(results: list[Result], missing: list[Stage], console: Console) -> None:
@@ -226,7 +114,7 @@ def main() -> int:
     unknown = set(arguments.stages) - {s.name for s in STAGES}
     if unknown:
         parser.error(f"no such stage: {', '.join(sorted(unknown))} (there are: {names})")
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    lanes.RESULTS.mkdir(parents=True, exist_ok=True)
     # A shell that starts us in the background has Ctrl-C ignored, and the programs under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     width = None if sys.stdout.isatty() else min(140, max(100, shutil.get_terminal_size().columns))
@@ -235,11 +123,12 @@ def main() -> int:
     if not {stage.name for stage in wanted} <= {"static", "unit"}:
         prepare()
     results: list[Result] = []
-    for group in groups(wanted):
-        results += run(group, console)
+    for group in lanes.groups(wanted):
+        results += lanes.run(group, console)
         if arguments.fail_fast and not all(result.good for result in results):
             break
-    summary(results, wanted[len(results) :], console)
+    results.sort(key=lambda result: wanted.index(result.stage))
+    summary(results, [stage for stage in wanted if stage not in [r.stage for r in results]], console)
     return 0 if len(results) == len(wanted) and all(r.good for r in results) else 1
 
 

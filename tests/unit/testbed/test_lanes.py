@@ -1,4 +1,4 @@
-"""The runner of the stages: silence is never success, and what runs side by side is counted apart."""
+"""Stages in lanes: silence is never success, and what runs side by side is counted apart."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from testbed import suite
-from testbed.suite import Stage
+from testbed import lanes
+from testbed.lanes import Result, Stage
 
 CASES = '<testcase classname="a" name="good"/><testcase classname="a" name="bad"><failure/></testcase>'
 REPORT = f"<testsuite>{CASES}</testsuite>"
@@ -21,28 +21,26 @@ REPORT = f"<testsuite>{CASES}</testsuite>"
 
 @pytest.fixture(autouse=True)
 def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "RESULTS", tmp_path)
+    monkeypatch.setattr(lanes, "RESULTS", tmp_path)
 
 
-def shell(name: str, script: str, *, reports: bool = True, beside: bool = False) -> Stage:
-    return Stage(name, f"about {name}", ("sh", "-c", script), reports=reports, beside=beside)
+def shell(name: str, script: str, *, reports: bool = True, lane: str = "") -> Stage:
+    return Stage(name, f"about {name}", ("sh", "-c", script), reports=reports, lane=lane)
 
 
-def run(*stages: Stage) -> list[suite.Result]:
-    return suite.run(stages, Console(file=io.StringIO()))
+def run(*sides: list[Stage]) -> list[Result]:
+    return lanes.run(sides, Console(file=io.StringIO()))
 
 
 def test_a_stage_without_a_report_has_failed() -> None:
-    [result] = run(shell("quiet", "true"))
+    [result] = run([shell("quiet", "true")])
     assert not result.good
     assert result.failures == ["quiet: no report was written (exit code 0)"]
 
 
 def test_stages_side_by_side_are_counted_apart(capfd: pytest.CaptureFixture[str]) -> None:
-    first, second = run(
-        shell("slow", "sleep 0.6", reports=False),
-        shell("quick", f"echo from the second; echo '{REPORT}' > {{report}}; exit 1", beside=True),
-    )
+    script = f"echo from the second; echo '{REPORT}' > {{report}}; exit 1"
+    second, first = run([shell("slow", "sleep 0.6", reports=False)], [shell("quick", script)])
     assert first.good
     assert (second.passed, second.failed, second.failures) == (1, 1, ["a::bad"])
     assert not second.good
@@ -50,23 +48,35 @@ def test_stages_side_by_side_are_counted_apart(capfd: pytest.CaptureFixture[str]
     assert "from the second" in capfd.readouterr().out
 
 
-def test_only_stages_that_test_have_others_beside_them() -> None:
-    build = shell("build", "", reports=False)
-    tests, more = shell("tests", ""), shell("more", "", beside=True)
-    assert suite.groups([build, tests, more]) == [[build], [tests, more]]
-    assert suite.groups([build, more]) == [[build], [more]]
+def test_stages_of_one_lane_run_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "order"
+    run(
+        [
+            shell(name, f"echo begin {name} >> {file}; sleep 0.2; echo end {name} >> {file}", reports=False)
+            for name in "ab"
+        ],
+        [shell("c", "true", reports=False)],
+    )
+    assert file.read_text().split("\n")[:-1] == ["begin a", "end a", "begin b", "end b"]
+
+
+def test_stages_of_no_lane_run_alone() -> None:
+    build, a1, b, a2, after = (
+        shell(n, "", lane=lane) for n, lane in zip("12345", ("", "a", "b", "a", ""), strict=True)
+    )
+    assert lanes.groups([build, a1, b, a2, after]) == [[[build]], [[a1, a2], [b]], [[after]]]
 
 
 def test_an_interrupt_reaches_what_runs(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from rich.console import Console
-from testbed import suite
-suite.RESULTS = Path({str(tmp_path)!r})
-def stage(name, **more):
+from testbed import lanes
+lanes.RESULTS = Path({str(tmp_path)!r})
+def stage(name):
     wait = "trap 'echo over >> {tmp_path}/over; exit' INT; touch {tmp_path}/$0; while :; do sleep 0.05; done"
-    return suite.Stage(name, "", ("sh", "-c", wait, name), **more)
-suite.run([stage("a"), stage("b", beside=True)], Console())
+    return lanes.Stage(name, "", ("sh", "-c", wait, name))
+lanes.run([[stage("a")], [stage("b")]], Console())
 """
     running = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
