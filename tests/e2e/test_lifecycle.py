@@ -22,7 +22,7 @@ def test_the_smallest_manifest_boots_linux(cluster: Cluster, namespace: str) -> 
     status = vm.wait_up()
     assert status["node"]
     assert all(c["status"] == "True" for c in vm.status()["conditions"]), vm.status()["conditions"]
-    assert "berth-guest: up" in vm.log()
+    assert "berth-guest: up" in cluster.kubectl("logs", "-n", namespace, str(status["berth"]))
 
 
 def test_columns_and_explain(cluster: Cluster, make: Make) -> None:
