@@ -39,8 +39,13 @@ def on_flannel() -> tuple[str, ...]:
 
 
 CONTRACT = "tests/contract"
-PACKETS = ("test_node_network*", "test_node_segments*", "test_node_moves*", "test_hostile_*")
-"""Those of the contract tests that have namespaces and no guests: half of their time."""
+PACKETS = ("test_node_network*", "test_hostile_*")
+SEGMENTS = ("test_node_segments*", "test_node_moves*")
+"""Those of the contract tests that have namespaces and no guests: half of their time, and nearly all of it waiting."""
+
+
+def files(names: tuple[str, ...]) -> list[str]:
+    return sorted(str(path) for name in names for path in Path(CONTRACT).glob(f"{name}.py"))
 
 
 def contract(*words: str) -> tuple[str, ...]:
@@ -58,12 +63,14 @@ STAGES = (
           lane="cluster"),
     Stage("e2e", "the chart on the cluster, real guests",
           pytest("tests/e2e", options=("-m", "not disruptive", "-n", "3")), lane="cluster"),
-    Stage("packets", "guests' networks in real namespaces",
-          contract(*sorted(str(path) for name in PACKETS for path in Path(CONTRACT).glob(f"{name}.py"))),
-          lane="packets"),
+    Stage("segments", "guests on Networks, and those that move, in real namespaces", contract(*files(SEGMENTS)),
+          lane="segments"),
+    Stage("packets", "guests on the pod network, and hostile ones, in real namespaces", contract(*files(PACKETS)),
+          lane="nodes"),
     Stage("contract", "real libvirt and QEMU in the agent's image",
-          contract(CONTRACT, "-m", "not faults", *(f"--ignore-glob=*/{name}.py" for name in PACKETS)), lane="nodes"),
-    Stage("cluster", "the built-in cluster itself", pytest("tests/cluster"), lane="nodes"),
+          contract(CONTRACT, "-m", "not faults", *(f"--ignore-glob=*/{name}.py" for name in PACKETS + SEGMENTS)),
+          lane="nodes"),
+    Stage("cluster", "the built-in cluster itself", pytest("tests/cluster"), lane="segments"),
     Stage("survival", "guests while the parts around them break",
           pytest("tests/e2e", options=("-m", "disruptive and not lives and not faults")), lane="cluster"),
     Stage("lives", "200 machines come and go, one moves 50 times, a node is lost",
