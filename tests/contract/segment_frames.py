@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import struct
 
 from berth.effects import frames
@@ -11,6 +12,7 @@ from tests.contract.segment_lab import Guest, mac
 BROADCAST = b"\xff" * 6
 MARK = b"hostile frame!"
 ip = ipaddress.ip_address
+_numbers = itertools.count()
 
 
 def udp(source: str, target: str, ports: tuple[int, int] = (5000, 5001), payload: bytes = MARK, **macs: bytes) -> bytes:
@@ -67,8 +69,11 @@ def fragmented_reply(by: bytes, source: str) -> bytes:
 
 
 def passes(guest: Guest, other: Guest, frame: bytes) -> bool:
-    """Whether the frame reaches the other guest, as it was sent."""
-    return bool(other.hears(lambda got: got == frame, lambda: guest.send(frame), 0.25))
+    """Whether the frame reaches the other guest, as it was sent: before an honest one that is sent after it."""
+    source = (*guest.nic.addresses, "172.16.0.9")[0].partition("/")[0]
+    target = "fd00:9::ffff" if ":" in source else "10.9.0.250"
+    marker = udp(source, target, payload=b"marker %d" % next(_numbers), by=mac(guest.nic.mac), to=mac(other.nic.mac))
+    return frame in other.hears_until(marker, lambda: guest.send(frame, marker))
 
 
 def link_local(guest: Guest) -> str:

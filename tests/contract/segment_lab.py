@@ -29,6 +29,8 @@ from tests.contract.lan import new_namespace, raw_socket, run
 T = TypeVar("T")
 OVERLAY = SegmentOrder(uid="7c1b3c0e-1c55-4d9e-9a3b-111111111111", name="lab/blue", kind=SegmentKind.OVERLAY, vni=100)
 UNDERLAY_MTU = 1500
+_OUT_OF_ORDER = 0.02
+"""Seconds: what two CPUs handle may change places."""
 
 
 @dataclass(slots=True)
@@ -155,12 +157,29 @@ class Guest:
 
     def hears(self, wanted: Callable[[bytes], object], work: Callable[[], object], seconds: float = 0.4) -> list[bytes]:
         """The frames of that kind that reach this guest while work is done, and a little longer."""
-        with self.line() as line:
-            line.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE: it sees what is sent, too
-            line.setsockopt(263, 8, 1)  # PACKET_AUXDATA: tags
+        with self._ear() as line:
             work()
             line.settimeout(seconds)
             return [frame for frame in iter(lambda: _next(line), b"") if wanted(frame)]
+
+    def hears_until(self, last: bytes, work: Callable[[], object], seconds: float = 20) -> list[bytes]:
+        """The frames that reach this guest while work is done, and until that last one has."""
+        with self._ear() as line:
+            work()
+            line.settimeout(seconds)
+            found = []
+            while (frame := _next(line)) != last:
+                assert frame, f"not heard within {seconds} s: {last!r}"
+                found.append(frame)
+            line.settimeout(_OUT_OF_ORDER)
+            return [*found, *iter(lambda: _next(line), b"")]
+
+    @contextlib.contextmanager
+    def _ear(self) -> Iterator[socket.socket]:
+        with self.line() as line:
+            line.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE: it sees what is sent, too
+            line.setsockopt(263, 8, 1)  # PACKET_AUXDATA: tags
+            yield line
 
     def pings(self, address: str, *, size: int = 56, seconds: float = 2.0) -> bool:
         """Whether an answer comes in time; asked again every now and then, as ping does."""
