@@ -29,7 +29,8 @@ class Builtin:
 
     def up(self, progress: Progress) -> None:
         _need_root()
-        prerequisites.ensure(progress, prerequisites.CLUSTER)
+        more = prerequisites.FLANNEL if flannel.chosen(self.settings) else ()
+        prerequisites.ensure(progress, (*prerequisites.CLUSTER, *more))
         reconcile.up(self.settings, self.topology, progress)
 
     def down(self, progress: Progress) -> None:
@@ -50,7 +51,7 @@ class Builtin:
     def restart(self, progress: Progress, component: str, node: str | None) -> None:
         name = COMPONENTS.get(component, component)
         names = [name]
-        if name in units.NODE_COMPONENTS:
+        if name in (*units.NODE_COMPONENTS, "flannel", "kube-router"):
             chosen = [self.topology.node(node)] if node else self.topology.nodes
             names = [f"{name}@{one.name}" for one in chosen]
         reconcile.restart(self.settings, self.topology, progress, names)
@@ -61,8 +62,11 @@ class Builtin:
 
     def status(self) -> list[Part]:
         running = processes.find(self.settings)
-        extra = [f"flannel@{node.name}" for node in self.topology.nodes if flannel.chosen(self.settings)]
-        parts = [self._process(name, running) for name in (*units.names(self.topology), *extra)]
+        names = units.names(self.topology)
+        if flannel.chosen(self.settings):
+            extra = [f"{kind}@{node.name}" for node in self.topology.nodes for kind in ("flannel", "kube-router")]
+            names = (*names, *extra)
+        parts = [self._process(name, running) for name in names]
         if "kube-apiserver" not in running:
             return parts
         found = api.connect(self.settings).get("/api/v1/nodes")["items"]

@@ -39,6 +39,7 @@ CLUSTER = (
     Need("/usr/include/stdio.h", "libc6-dev", "the image of every pod's sandbox"),
     Need("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "downloads"),
 )
+FLANNEL = (Need("ipset", "ipset", "kube-router's rules for NetworkPolicies"),)
 IMAGES = (
     Need("buildah", "buildah", "building images without Docker"),
     Need("mmdebstrap", "mmdebstrap", "base images without a registry"),

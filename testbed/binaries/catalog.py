@@ -156,6 +156,14 @@ RELEASES: tuple[Release, ...] = (
         optional=True,
         cgo=True,
     ),
+    # And another engine for NetworkPolicies: the newest that its module's tags have.
+    Release(
+        "kube-router",
+        "2.1.0",
+        (Tool("kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", ("--version",)),),
+        linker_flags=("-X github.com/cloudnativelabs/kube-router/v2/pkg/version.Version=v2.1.0",),
+        optional=True,
+    ),
     Release(
         "metrics-server",
         "0.9.0",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from testbed.cluster import flannel, layout
+from testbed.cluster import flannel, kuberouter, layout
 from testbed.cluster.units import Http, Inputs, Socket, Unit
 from testbed.topology import Node
 
@@ -17,7 +17,7 @@ def units(inputs: Inputs) -> tuple[Unit, ...]:
     """All units of the cluster, in an order in which they can be started."""
     on_nodes = [unit for node in inputs.topology.nodes for unit in _node(inputs, node)]
     if flannel.chosen(inputs.settings):
-        on_nodes += [flannel.unit(inputs, node) for node in inputs.topology.nodes]
+        on_nodes += [kind.unit(inputs, node) for kind in (flannel, kuberouter) for node in inputs.topology.nodes]
     return (
         _etcd(inputs),
         _apiserver(inputs),
@@ -199,9 +199,11 @@ def _metrics(inputs: Inputs) -> Unit:
 
 
 def _policy(inputs: Inputs) -> Unit:
-    """Our own small engine for NetworkPolicies; its source is its configuration."""
+    """Our own small engine for NetworkPolicies; its source is its configuration. With the second pod network IPv4 is
+    another's: kuberouter.py."""
     settings, port = inputs.settings, layout.port(inputs.settings, 10293)
-    argv = (sys.executable, "-m", "testbed.policy", str(port), *(node.name for node in inputs.topology.nodes))
+    families = "ip6" if flannel.chosen(settings) else "ip,ip6"
+    argv = (sys.executable, "-m", "testbed.policy", str(port), families, *(node.name for node in inputs.topology.nodes))
     environment = (
         ("PYTHONPATH", str(settings.repository)),
         ("BERTH_TESTBED_INDEX", str(settings.index)),

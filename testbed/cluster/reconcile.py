@@ -38,7 +38,7 @@ def up(settings: Settings, topology: Topology, progress: Progress) -> None:
     """One level-based run."""
     with locked(settings):
         flannel.keep(settings)
-        optional = ("flannel",) if flannel.chosen(settings) else ()
+        optional = ("flannel", "kube-router") if flannel.chosen(settings) else ()
         binaries = ensure.ensure(settings, progress, (*RELEASES, *optional))
         host.remember()
         pki.ensure(settings.pki, pki.identities(topology))

@@ -1,7 +1,8 @@
 """Watches policies, pods and namespaces and keeps each node's nftables as rules.py says. Run by `testbed up`.
 
-    python -m testbed.policy HEALTH_PORT NODE…
+    python -m testbed.policy HEALTH_PORT FAMILIES NODE…
 
+FAMILIES are ip, ip6 or both with a comma between: another engine may enforce the other family.
 When it ends, the rules stay: a cluster that lost its engine must not become an open one.
 """
 
@@ -12,7 +13,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ LOOK_SECONDS = 2.0  # how soon a node that was made anew is noticed
 class Watched:
     """The newest objects of every kind; `changed` is set with each change."""
 
-    def __init__(self) -> None:
+    def __init__(self, families: Sequence[str] = ("ip", "ip6")) -> None:
+        self.families = families
         self.changed = threading.Event()
         self.known: dict[str, dict[str, Mapping[str, Any]]] = {}
 
@@ -41,7 +43,8 @@ class Watched:
         return set(self.known) == set(PATHS)
 
     def world(self) -> rules.World:
-        return rules.World(**{kind: list(self.known[kind].values()) for kind in PATHS})
+        found = rules.World(**{kind: list(self.known[kind].values()) for kind in PATHS})
+        return rules.of_families(found, self.families)
 
     def follow(self, client: api.Client, kind: str) -> None:
         """List, then watch, for ever; whatever breaks begins again with the list."""
@@ -119,7 +122,8 @@ def serve_health(port: int) -> None:
 
 def main(words: list[str]) -> None:
     """Healthy from the moment the first rules are loaded."""
-    client, watched, nodes = api.connect(settings.load()), Watched(), Nodes(words[1:], load)
+    port, families, *names = words
+    client, watched, nodes = api.connect(settings.load()), Watched(families.split(",")), Nodes(names, load)
     for kind in PATHS:
         threading.Thread(target=watched.follow, args=(client, kind), daemon=True).start()
     healthy = False
@@ -134,4 +138,4 @@ def main(words: list[str]) -> None:
             watched.changed.set()
         elif not healthy:
             healthy = True
-            threading.Thread(target=serve_health, args=(int(words[0]),), daemon=True).start()
+            threading.Thread(target=serve_health, args=(int(port),), daemon=True).start()

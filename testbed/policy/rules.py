@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Object = Mapping[str, Any]
@@ -34,6 +34,16 @@ class Peers:
 
     matches: tuple[str, ...]
     pods: tuple[Object, ...] = ()
+
+
+def of_families(world: World, families: Sequence[str]) -> World:
+    """As if pods had addresses of these families only: what has no address is not guarded here."""
+
+    def trimmed(pod: Object) -> Object:
+        kept = [entry for entry in pod.get("status", {}).get("podIPs") or [] if _family(entry["ip"]) in families]
+        return {**pod, "status": {**pod.get("status", {}), "podIPs": kept}}
+
+    return replace(world, pods=[trimmed(pod) for pod in world.pods])
 
 
 def ruleset(world: World, node: str) -> str:

@@ -62,7 +62,7 @@ def restart_apiserver(cluster: Cluster, nodes: Sequence[str]) -> None:
 def restart_network_parts(cluster: Cluster, nodes: Sequence[str]) -> None:
     """What else has its hands in the nodes' packet paths: kube-proxy, the policy engine, the CNI's own daemon."""
     parts = cluster.testbed("status")
-    for part in ("kube-proxy", "policy", "flannel"):
+    for part in ("kube-proxy", "policy", "flannel", "kube-router"):
         if part in parts:
             cluster.testbed("restart", part)
 

@@ -48,6 +48,15 @@ def test_without_policies_nothing_is_in_the_way() -> None:
     assert text() == rules.HEAD
 
 
+def test_another_engine_may_have_the_other_family() -> None:
+    world = rules.World((policy(**WEB),), PODS, SPACES)
+    every, six = (rules.ruleset(rules.of_families(world, which), "one") for which in (("ip", "ip6"), ("ip6",)))
+    assert every == rules.ruleset(world, "one")
+    assert " daddr 10." in every
+    assert " daddr 10." not in six
+    assert "ip6 daddr fd" in six
+
+
 def test_a_policy_without_rules_shuts_the_pod_on_its_own_node_only() -> None:
     closed = text(policy(**WEB))
     assert chain(closed, "ingress-web") == [*ITSELF, "drop"]
