@@ -36,6 +36,13 @@ def test_documents_are_found_under_their_names() -> None:
     assert b"cidata" in image[16 * 2048 : 17 * 2048]
 
 
+def test_the_same_documents_are_the_same_disk_whenever_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = seed.build("i", "h", b"#cloud-config\n", b"version: 2\n")
+    monkeypatch.setattr("time.time", lambda: 1.9e9)
+    assert seed.build("i", "h", b"#cloud-config\n", b"version: 2\n") == first
+    assert seed.build("j", "h", b"#cloud-config\n", b"version: 2\n") != first
+
+
 def test_network_config_may_be_left_out() -> None:
     assert set(read(seed.build("i", "h", b"", None))) == {"user-data", "meta-data"}
 
