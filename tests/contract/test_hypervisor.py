@@ -124,6 +124,13 @@ def test_nothing_is_sent_before_it_is_asked_for(bench: Bench) -> None:
     assert state(bench) is DomainState.PAUSED
 
 
+def test_a_disk_that_is_not_there_has_no_size(bench: Bench) -> None:
+    bench.hypervisor.create_paused(bench.xml())
+    for uid, target in ((UNKNOWN, "vda"), (bench.uid, "vdz")):
+        with pytest.raises(HostFault):
+            bench.hypervisor.disk_bytes(uid, target)
+
+
 def test_a_guest_that_nobody_takes_stays(bench: Bench, tmp_path: Path) -> None:
     way = Way(str(tmp_path / "nobody"), str(tmp_path / "memory"), bench.xml())
     bench.hypervisor.create_paused(bench.xml())

@@ -104,6 +104,27 @@ def test_the_second_time_nothing_is_made_anew(bench: Bench) -> None:
     assert Path(first.disks[1].path).read_bytes().startswith(b"written by the guest")
 
 
+@pytest.mark.parametrize("size", [32 * MIB, 64 * MIB, 96 * MIB])
+def test_an_empty_disk_is_made_as_large_as_a_guest_that_comes_knows_it(bench: Bench, size: int) -> None:
+    image(bench.volume("images/root") / "disk.qcow2")
+    files = bench.prepare(overlay(), DiskOrder(name="scratch", kind=DiskKind.EMPTY, size_bytes=64 * MIB)).disks
+    for file in files:
+        bench.media.fit(GUEST_UID, file, size)
+        assert info(file.path)["virtual-size"] == size
+        assert os.stat(file.path).st_uid == GUEST_UID
+    assert info(files[0].path)["backing-filename"] == files[0].backing_path
+
+
+def test_a_guest_that_comes_finds_its_files_on_claims_or_nothing_is_made(bench: Bench) -> None:
+    place = bench.volume("claims/data") / "disk.img"
+    with pytest.raises(HostFault) as raised:
+        bench.prepare(claim(size=MIB), arriving=True)
+    assert raised.value.reason == "ClaimNotShared"
+    assert os.listdir(place.parent) == []
+    bench.prepare(claim(size=MIB))
+    assert bench.prepare(claim(size=MIB), arriving=True).disks[0].format == "raw"
+
+
 def test_what_an_attempt_left_half_made_is_made_anew(bench: Bench) -> None:
     image(bench.volume("images/root") / "disk.qcow2")
     (bench.volume("state") / "root.qcow2.berth-new").write_bytes(b"half")

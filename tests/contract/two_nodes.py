@@ -159,6 +159,7 @@ class Two:
     b: Side
     start_pod: Callable[..., pods.FakePod]
     order: Order | None = None
+    furnish: Callable[[Side], None] = lambda _side: None  # puts more files into a pod before its guest is ordered
     left: list[Console | None] = field(default_factory=list)  # of berths that it has been in, in that order
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -171,11 +172,12 @@ class Two:
             shutil.copy(file, boot / file.name)
         lan.Lan(pod).up()
         side.pod, side.console = pod, Console(pod)
+        self.furnish(side)
         side.console.begin()
         return pod
 
-    async def start(self, loop: str = COUNT, **machine: Any) -> str:
-        """A guest on the first node that counts on its console; its uid. ``machine``: more hardware."""
+    async def start(self, loop: str = COUNT, first: int = 100, **machine: Any) -> str:
+        """A guest on the first node that has counted on its console so far; its uid. ``machine``: more hardware."""
         order = tiny(self.place(self.a), args="berth.nodhcp")
         order = order.model_copy(update={"machine": order.machine.model_copy(update=machine)})
         assert self.a.pod is not None
@@ -188,8 +190,9 @@ class Two:
         await asyncio.to_thread(console.says, "berth-guest: ready", 120)
         console.type("")
         await asyncio.to_thread(console.says, "berth-guest#", 60)
-        console.type(loop)
-        await asyncio.to_thread(console.says, r"n100\b", 60)
+        for line in loop.splitlines():
+            console.type(line)
+        await asyncio.to_thread(console.says, rf"n{first}\b", 60)
         return order.uid
 
     def orders(self, **more: Any) -> tuple[Order, Order]:

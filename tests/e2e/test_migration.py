@@ -50,6 +50,32 @@ def test_a_machine_keeps_its_address_on_an_overlay(cluster: Cluster, namespace: 
     assert again == address
 
 
+def test_disks_of_the_node_go_along(make: Make) -> None:
+    """An empty one, and what was written over an image: here any file of whole sectors is one."""
+    image = {"image": "ghcr.io/berth-dev/guest-tiny:dev", "path": "/boot/initrd"}
+    disks = [
+        {"name": "data", "empty": {}, "size": "64Mi"},
+        {"name": "root", "container": image, "size": "16Mi"},
+        {"name": "read", "container": image, "readOnly": True},
+    ]
+    vm = make(tiny("mover", disks=disks))
+    vm.wait_up()
+    told = vm.condition("Migratable")
+    assert (told["status"], told["reason"]) == ("True", "CopiesDisks"), told
+    assert "data (64Mi), root (16Mi); at most 80Mi" in told["message"]
+    write = (
+        "for d in a b; do head -c 4194304 /dev/urandom | dd of=/dev/vd$d bs=4k seek=2000 conv=fsync 2>/dev/null; done"
+    )
+    sums = "echo 3 > /proc/sys/vm/drop_caches; cat /dev/vda /dev/vdb /dev/vdc | sha256sum"
+    before = vm.shell(f"{write}; {sums}", 60)
+    move(vm)
+    told = moved(vm)
+    assert told["totalBytes"] > (128 + 80) << 20
+    assert "data, root" in told["method"]
+    assert vm.shell(sums, 60) == before
+    assert vm.shell("echo more | dd of=/dev/vda conv=fsync 2>/dev/null; head -c 4 /dev/vda").strip() == "more"
+
+
 def test_what_cannot_move_is_refused_at_once(make: Make) -> None:
     vm = make(tiny("stays"))
     vm.wait_up()

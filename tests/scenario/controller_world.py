@@ -108,6 +108,7 @@ class World:
 
     common = seen.Cluster()
     peer_port = 8555
+    copies_disks = True
 
     def agents(self) -> Agents:
         return Agents(self)
@@ -368,7 +369,13 @@ class Agents:
             exists=there.alive,
             connected=there.connected,
             silent_since=there.silent_since,
-            facts=NodeFacts(node=node, agent_version="1", hypervisor_connected=True, peer_port=self._world.peer_port),
+            facts=NodeFacts(
+                node=node,
+                agent_version="1",
+                hypervisor_connected=True,
+                peer_port=self._world.peer_port,
+                copies_disks=self._world.copies_disks,
+            ),
             report=there.known.get(uid),
             present=uid in there.present,
             sent=there.sent.get(uid),

@@ -61,10 +61,17 @@ def test_one_that_is_to_be_shut_down_is_and_starts_elsewhere() -> None:
 
 
 def test_one_that_cannot_move_is_shut_down() -> None:
-    world = up(disks=[{"name": "x", "empty": {}, "size": "1Gi"}])
+    world = up(nics=[{"name": "x", "device": {"resource": "example.org/vf"}}])
     assert world.drain("a")
     world.settle(60, until=lambda: world.status["phase"] == "Running")
     assert (world.status["node"], world.starts, moves(world)) == ("b", 2, [])
+
+
+def test_one_with_disks_of_its_node_moves_with_them() -> None:
+    world = up(disks=[{"name": "x", "empty": {}, "size": "1Gi"}])
+    assert world.drain("a")
+    assert (world.status["node"], world.starts) == ("b", 1)
+    assert [move["status"]["phase"] for move in moves(world)] == ["Succeeded"]
 
 
 def test_one_that_blocks_holds_the_drain_up() -> None:

@@ -186,8 +186,6 @@ def _ready(pod: dict[str, Any]) -> bool:
         ({}, {"target": {"nodeName": "z"}}, "TargetMissing"),
         ({}, {"deadline": "0s"}, "InvalidSpec"),
         ({}, {"vm": "other"}, "MachineMissing"),
-        ({"disks": [{"name": "x", "empty": {}, "size": "1Gi"}]}, {}, "NodeLocalDisk"),
-        ({"disks": [{"name": "x", "container": {"image": "i"}}]}, {}, "NodeLocalDisk"),
         ({"nics": [{"name": "x", "device": {"resource": "example.org/vf"}}]}, {}, "HostDevice"),
         ({"nics": [{"name": "x", "multus": {"name": "lan"}}]}, {}, "PodInterface"),
     ],
@@ -207,7 +205,7 @@ def test_what_cannot_become_of_it_is_told_at_once(spec: Any, move: Any, reason: 
     assert (told["phase"], told["reason"]) == ("Failed", reason), told
     assert told["message"].endswith((".", "again"))
     assert len(world.cluster.pods) == pods
-    if reason in ("NodeLocalDisk", "HostDevice", "PodInterface"):
+    if reason in ("HostDevice", "PodInterface"):
         assert (world.condition("Migratable")["status"], world.condition("Migratable")["reason"]) == ("False", reason)
         assert world.condition("Ready")["status"] == "True"
 
@@ -219,6 +217,34 @@ def test_agents_that_serve_no_others_move_nothing() -> None:
     world.settle(5, until=over(world))
     assert world.migration()["reason"] == "AgentTooOld"
     assert len(world.cluster.pods) == 1
+
+
+LOCAL = [{"name": "x", "empty": {}, "size": "1Gi"}, {"name": "y", "container": {"image": "i"}}]
+
+
+def test_disks_of_the_node_go_along_and_it_says_so_before() -> None:
+    world = up(disks=LOCAL)
+    told = world.condition("Migratable")
+    assert (told["status"], told["reason"]) == ("True", "CopiesDisks")
+    assert "x (1Gi), y (as large as its image)" in told["message"]
+    world.move()
+    world.settle(until=over(world))
+    assert world.migration()["phase"] == "Succeeded", world.migration()
+    assert world.most_guests == 1
+
+
+def test_agents_that_would_leave_disks_behind_do_not_move_them() -> None:
+    world = up(disks=LOCAL)
+    world.copies_disks = False
+    world.move()
+    world.settle(5, until=over(world))
+    assert world.migration()["reason"] == "AgentTooOld"
+    assert len(world.cluster.pods) == 1
+    world = up()
+    world.copies_disks = False
+    world.move()
+    world.settle(until=over(world))
+    assert world.migration()["phase"] == "Succeeded", world.migration()
 
 
 def test_one_at_a_time_for_one_machine() -> None:

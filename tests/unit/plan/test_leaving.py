@@ -64,6 +64,17 @@ def test_what_cannot_or_shall_not_move() -> None:
     assert rows["local"].message == "Disk data is a file on the node."
 
 
+def test_disks_that_are_copied_take_their_time() -> None:
+    disks = [
+        {"name": "data", "empty": {}, "size": "2Gi"},
+        {"name": "root", "container": {"image": "i"}, "size": "1Gi"},
+        {"name": "image", "container": {"image": "i"}},
+        {"name": "cd", "container": {"image": "i"}, "size": "9Gi", "readOnly": True},
+        {"name": "kept", "pvc": {"claimName": "c"}, "size": "9Gi"},
+    ]
+    assert told(vm("web", disks=disks), nodes=[node("b")], pods=[pod("web", "a")])["web"].seconds == 8.0
+
+
 def test_nodes_that_take_nothing_are_no_place() -> None:
     tainted = node("b", taints=[{"key": "x", "effect": "NoSchedule"}])
     cordoned = node("c", unschedulable=True)

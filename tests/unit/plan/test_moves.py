@@ -193,8 +193,8 @@ def test_a_named_node_is_the_only_one_and_doors_are_rather_avoided() -> None:
 @pytest.mark.parametrize(
     ("disk", "reason"),
     [
-        ({"empty": {}, "size": "1Gi"}, "NodeLocalDisk"),
-        ({"container": {"image": "i"}}, "NodeLocalDisk"),
+        ({"empty": {}, "size": "1Gi"}, "CopiesDisks"),
+        ({"container": {"image": "i"}}, "CopiesDisks"),
         ({"container": {"image": "i"}, "readOnly": True}, "Movable"),
         ({"pvc": {"claimName": "c"}}, "SharedClaims"),
     ],
@@ -206,6 +206,25 @@ def test_disks_decide(disk: Object, reason: str) -> None:
     assert migratable.of_spec(spec).reason == reason
     assert migratable.answer(spec, Cluster(nodes=("a",))).able is False
     assert migratable.answer(spec, Cluster()).reason == reason
+
+
+def test_it_is_told_which_disks_are_copied_and_how_much_that_is_at_most() -> None:
+    disks = [
+        {"name": "root", "container": {"image": "i"}},
+        {"name": "data", "empty": {}, "size": "1Gi"},
+        {"name": "more", "container": {"image": "i"}, "size": "2Gi"},
+        {"name": "cd", "container": {"image": "i"}, "readOnly": True},
+        {"name": "kept", "pvc": {"claimName": "c"}},
+    ]
+    spec, problem = read_spec({"disks": disks})
+    assert spec is not None, problem
+    found = migratable.of_spec(spec)
+    assert (found.able, found.reason) == (True, "CopiesDisks")
+    assert found.message == (
+        "Copied to the other node while it runs: root (as large as its image), data (1Gi), more (2Gi);"
+        " at most 3Gi and the image. If several nodes can mount its claims at a time (ReadWriteMany, or read-only): c."
+    )
+    assert [disk.name for disk in migratable.copied(spec)] == ["root", "data", "more"]
 
 
 @pytest.mark.parametrize(("text", "ms"), [("300ms", 300), ("90s", 90_000), ("10m", 600_000), ("24h", 86_400_000)])

@@ -202,6 +202,35 @@ def test_a_copy_that_libvirt_takes_down_has_not_arrived(state: DomainState) -> N
     assert gathered.state(ran) is GuestState.STOPPING
 
 
+def test_the_report_tells_of_the_disks() -> None:
+    seen = sent_away(handover=SENDING, transfer=TransferStats(total=1))
+    said = report.report(seen, Progress())
+    assert said is not None
+    assert said.migration is not None
+    assert "its disks (data) are copied" in said.migration.method
+    without = seen.guest
+    assert without is not None
+    bare = without.order.model_copy(update={"machine": without.order.machine.model_copy(update={"disks": ()})})
+    said = report.report(replace(seen, guest=replace(without, order=bare)), Progress())
+    assert said is not None
+    assert said.migration is not None
+    assert "disks" not in said.migration.method
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "seconds", "rate"),
+    [
+        (TransferStats(), TransferStats(sent=300), 2.0, 150),
+        (TransferStats(sent=100), TransferStats(sent=300), 2.0, 100),
+        (TransferStats(sent=100), TransferStats(sent=300, bytes_per_second=7), 2.0, 7),  # libvirt knows
+        (TransferStats(sent=300), TransferStats(sent=300), 2.0, 0),
+        (TransferStats(), TransferStats(sent=300), 0.0, 0),
+    ],
+)
+def test_how_fast_disks_go_is_measured(before: TransferStats, now: TransferStats, seconds: float, rate: int) -> None:
+    assert moving.paced(before, now, seconds).bytes_per_second == rate
+
+
 def test_its_network_is_there_silently_before_the_source_is_asked() -> None:
     for detail in ("migration", "user"):
         first = machine.plan(copy(detail, network=None)).steps[0]

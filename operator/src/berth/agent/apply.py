@@ -15,7 +15,7 @@ from berth.agent.handovers import Handovers
 from berth.agent.machines import Arrival, Machine, Machines, Place, Unplugging
 from berth.agent.world import World
 from berth.api.order import NicKind, NicOrder, NodeFacts, Order
-from berth.domain import build, host, metadata, nics, xml
+from berth.domain import build, copied, host, metadata, nics, xml
 from berth.domain.devices import address
 from berth.domain.observed import StartRecord, TransferStats
 from berth.effects.ports import Berth
@@ -151,6 +151,7 @@ class Applier:
         match step:
             case steps.BeginSending(order=order):
                 machine.stopped_at, machine.transfer = None, TransferStats()
+                machine.transfer_at = asyncio.get_running_loop().time()
                 await run(handovers.begin, machine, order)
             case steps.GiveUp(code=code, reason=reason):
                 await run(handovers.give_up, machine, code, reason)
@@ -190,7 +191,11 @@ class Applier:
         domain = await self._domain(machine, order, facts)
         machine.new_start()
         await self._world.run(moving.folders.moving, machine.uid, guest_uid)
-        machine.arrival = Arrival(incoming.migration, incoming.source.node, domain, guest_uid)
+        media = _place(machine, order).files
+        files = {file.name: file for file in media.disks} if media is not None else {}
+        disks = tuple((disk, files[disk.name]) for disk in copied.of(order.machine))
+        name = build.domain_name(order)
+        machine.arrival = Arrival(incoming.migration, incoming.source.node, domain, guest_uid, name, disks)
 
     async def _prepare_media(self, machine: Machine, order: Order) -> None:
         hardware = order.machine
@@ -203,6 +208,7 @@ class Applier:
             kernel=hardware.kernel,
             cloud_init=hardware.cloud_init,
             vnc=hardware.vnc,
+            arriving=order.incoming is not None,
         )
 
     async def _create(self, machine: Machine, order: Order, facts: NodeFacts) -> None:

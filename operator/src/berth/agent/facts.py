@@ -68,7 +68,13 @@ class FactFinder:
 
 
 def first(node: str, peer_port: int = 0) -> NodeFacts:
-    return NodeFacts(node=node, agent_version=__version__, hypervisor_message="not connected yet", peer_port=peer_port)
+    return NodeFacts(
+        node=node,
+        agent_version=__version__,
+        hypervisor_message="not connected yet",
+        peer_port=peer_port,
+        copies_disks=True,
+    )
 
 
 def _host(proc: Path) -> dict[str, object]:

@@ -22,8 +22,8 @@ from berth.agent.questions import LET_GO, Ask, Released, Word
 from berth.agent.sending import Sending
 from berth.agent.world import Moving, World
 from berth.api.handover import Flow, Outgoing
-from berth.api.order import Order
-from berth.domain import build
+from berth.api.order import DiskKind, Order
+from berth.domain import build, copied
 from berth.domain.observed import HandoverRecord, HandoverState
 from berth.effects.tunnel import Hello, Line, Tunnel
 from berth.errors import BerthError, HostFault, Refused, Unavailable
@@ -96,7 +96,9 @@ class Handovers:
         record = HandoverRecord(outgoing.migration, outgoing.epoch, outgoing.target.node, HandoverState.SENDING, qemu)
         with promises.lock:
             self._world.berths.record_handover(machine.uid, record)
-            folder, promises.flows = parts.folders.moving(machine.uid), None
+            disks, guest_uid = copied.of(order.machine), machine.guest_uid or 0
+            folder = parts.folders.moving(machine.uid, passing=guest_uid if disks else None)
+            promises.flows = None
             promises.sending = Sending(
                 machine.uid,
                 outgoing,
@@ -104,6 +106,9 @@ class Handovers:
                 self._tunnel(),
                 self._world.hypervisor,
                 lambda: self._ring(machine.uid),
+                guest_uid,
+                disks,
+                any(disk.kind is DiskKind.FILE for disk in order.machine.disks),
             )
             promises.sending.start()
         berth = machine.place(order.berth.pod_uid).berth
@@ -327,7 +332,7 @@ class Handovers:
         if hello.channel == LET_GO:
             return lambda line: self._questions(line, node, hello)
         machine = self._machines.get(hello.uid)
-        return receiving.server(self._parts().folders, machine, node, hello)
+        return receiving.server(self._world, self._parts(), machine, node, hello)
 
     def _questions(self, line: Line, node: str, hello: Hello) -> None:
         while True:

@@ -14,7 +14,8 @@ from berth.agent.questions import Released
 from berth.api.handover import DoorOrder, Forward
 from berth.api.order import Fate, NicOrder, NicReport, Order, Report
 from berth.api.virtualmachine import GuestInfo
-from berth.domain.files import MediaFiles
+from berth.domain.copied import Copied
+from berth.domain.files import DiskFile, MediaFiles
 from berth.domain.observed import Guest, StartRecord, TransferStats
 from berth.effects.ports import Berth, BerthLink
 from berth.errors import HostFault, Refused, StaleEpoch
@@ -58,6 +59,8 @@ class Arrival:
     source: str  # the node
     xml: str
     guest_uid: int
+    name: str = ""  # of the domain
+    disks: tuple[tuple[Copied, DiskFile], ...] = ()  # into which the guest's are copied
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +112,7 @@ class Machine:
     pause_ms: int | None = None  # of the migration that brought it here
     stopped_at: float | None = None  # when a migration stopped it here
     transfer: TransferStats = field(default_factory=TransferStats)
+    transfer_at: float = 0.0  # when that was told
     connections: int | None = None
     left_at: float | None = None  # since when nothing of it is here
     phases: dict[str, float] = field(default_factory=dict)  # seconds per phase of the start under way

@@ -26,6 +26,7 @@ from berth.agent.settings import Settings
 from berth.agent.world import World
 from berth.api.order import GuestState, Report
 from berth.errors import BerthError
+from berth.plan import moving
 
 PROGRESS_SECONDS: Final = 1.0
 PATIENCE: Final = 1.0
@@ -94,7 +95,9 @@ class Node:
                 with contextlib.suppress(BerthError):
                     stats = await self._world.run(self._world.hypervisor.transfer, uid)
                     if machine is not None and stats is not None:
-                        machine.transfer = stats
+                        now = asyncio.get_running_loop().time()
+                        machine.transfer = moving.paced(machine.transfer, stats, now - machine.transfer_at)
+                        machine.transfer_at = now
                         self.bell.ring(uid)
             for machine in self.machines.all():
                 await self._count(machine)

@@ -10,12 +10,22 @@ from berth.api.handover import Flow
 
 PREPARE: Final = "prepare"
 """Channel, source to target: one ``Prepared`` is the answer."""
+PREPARE_DISKS: Final = "prepare-disks"
+"""The same for a guest with disks that are copied: an ``Offer`` first. An older agent refuses it, as it should."""
 LET_GO: Final = "let-go"
 """Channel, target to source: each ``Ask`` is answered by a ``Released``."""
 
 
 class Prepared(Lenient):
-    xml: str  # of the copy, as libvirt at the target is to make it
+    xml: str = ""  # of the copy, as libvirt at the target is to make it
+    reason: str = ""  # why there will be none
+    message: str = ""
+
+
+class Offer(Lenient):
+    """The disks that are to be copied, and how large the guest sees them."""
+
+    disks: dict[str, int]
 
 
 class Ask(Lenient):

@@ -1,12 +1,14 @@
 """One guest on its way to another node, at the source: libvirt's call in a thread, its connections through the tunnel.
 
-libvirt dials two unix sockets that only root can reach; behind each is a TLS connection to the other node's agent. Of
-its connection to the other libvirt the ``Gate`` keeps the last answer. It decides nothing; handovers.py makes it.
+libvirt dials two unix sockets that only root can reach, and QEMU one more when disks are copied; behind each of their
+connections is a TLS connection to the other node's agent. Of the one to the other libvirt the ``Gate`` keeps the last
+answer. It decides nothing; handovers.py makes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -17,18 +19,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from berth.agent.questions import PREPARE, Prepared
+from berth.agent.questions import PREPARE, PREPARE_DISKS, Offer, Prepared
 from berth.api.handover import Outgoing
+from berth.domain.copied import Copied
 from berth.effects import relay
 from berth.effects.libvirt_frames import Gate
+from berth.effects.pace import Pace
 from berth.effects.ports import Hypervisor
 from berth.effects.ports_moving import Way
 from berth.effects.tunnel import Hello, Tunnel
-from berth.errors import BerthError
+from berth.errors import BerthError, Refused
 from berth.plan import handover
 
 LIBVIRT: Final = "libvirt"
 MEMORY: Final = "memory"
+DISKS: Final = "disks"
 _BUFFER: Final = 4 << 20
 
 _log = logging.getLogger(__name__)
@@ -44,6 +49,9 @@ class Sending:
     tunnel: Tunnel
     hypervisor: Hypervisor
     on_change: Callable[[], None]
+    guest_uid: int = 0
+    disks: tuple[Copied, ...] = ()
+    shares: bool = False
     held_at: float | None = None
     finished: bool = False
     error: BerthError | None = None
@@ -54,6 +62,7 @@ class Sending:
 
     def __post_init__(self) -> None:
         self._gate = Gate(self._on_held)
+        self._forth = self._paced()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name=f"send {self.uid[:8]}", daemon=True).start()
@@ -92,13 +101,16 @@ class Sending:
         sockets: list[socket.socket] = []
         try:
             prepared = self._prepared()
-            sockets = [self._listen(channel) for channel in (LIBVIRT, MEMORY)]
+            sockets = [self._listen(channel) for channel in (LIBVIRT, MEMORY, *([DISKS] if self.disks else ()))]
             way = Way(
                 libvirt_socket=str(self.folder / LIBVIRT),
                 memory_socket=str(self.folder / MEMORY),
                 xml=prepared.xml,
                 bytes_per_second=self.outgoing.bytes_per_second,
                 downtime_ms=self.outgoing.downtime_ms,
+                shares=self.shares,
+                disks=tuple(disk.target for disk in self.disks),
+                disks_socket=str(self.folder / DISKS),
             )
             if not self._ended:
                 self.hypervisor.migrate(self.uid, way)
@@ -116,12 +128,23 @@ class Sending:
             self.finished = True
             self.on_change()
 
+    def _paced(self) -> relay.Passage:
+        """libvirt's own limit is for each disk; this one is for all together and what the guest writes meanwhile."""
+        rate = self.outgoing.bytes_per_second
+        return Pace(rate).passage if rate is not None else relay.straight
+
     def _prepared(self) -> Prepared:
-        line = self.tunnel.dial(self.outgoing.target, self._hello(PREPARE))
+        line = self.tunnel.dial(self.outgoing.target, self._hello(PREPARE_DISKS if self.disks else PREPARE))
         try:
-            return Prepared.model_validate_json(line.hear())
+            if self.disks:
+                sizes = {disk.name: self.hypervisor.disk_bytes(self.uid, disk.target) for disk in self.disks}
+                line.say(Offer(disks=sizes))
+            prepared = Prepared.model_validate_json(line.hear())
         finally:
             line.close()
+        if prepared.reason:
+            raise Refused(f"node {self.outgoing.target.node} refuses: {prepared.message}", reason=prepared.reason)
+        return prepared
 
     def _listen(self, channel: str) -> socket.socket:
         path = self.folder / channel
@@ -132,16 +155,21 @@ class Sending:
             listening.bind(str(path))
         finally:
             os.umask(old)
+        if channel == DISKS:  # QEMU dials this one by itself
+            os.chown(path, self.guest_uid, self.guest_uid)
         listening.listen()
         threading.Thread(target=self._accept, args=(listening, channel), name=channel, daemon=True).start()
         return listening
 
     def _accept(self, listening: socket.socket, channel: str) -> None:
-        while True:
+        for number in itertools.count(1):
             try:
                 plain, _ = listening.accept()
             except OSError:
                 return  # it is over
+            if channel == DISKS and number > len(self.disks):
+                plain.close()  # a QEMU that was taken over may want as many of the other node's slots as it can get
+                continue
             threading.Thread(target=self._carry, args=(plain, channel), name=channel, daemon=True).start()
 
     def _carry(self, plain: socket.socket, channel: str) -> None:
@@ -158,6 +186,8 @@ class Sending:
             if channel == LIBVIRT:
                 self._libvirt = plain
                 relay.relay(plain, line.raw(), self._gate.forth, self._gate.back)
+            elif channel == DISKS:
+                relay.relay(plain, line.raw(), self._forth)
             else:
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
                 relay.relay(plain, line.raw())

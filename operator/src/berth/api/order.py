@@ -267,6 +267,7 @@ class NodeFacts(Lenient):
     memory_bytes: int = 0
     cgroup_version: Literal[1, 2] = 2
     peer_port: int = 0  # where other nodes' agents are served; 0: an older agent, to and from which nothing moves
+    copies_disks: bool = False  # it copies node-local disks when a guest moves; an older agent would leave them behind
 
 
 class Hello(Lenient):

@@ -29,6 +29,7 @@ class Workbench:
     mntns: int
     folder: Path
     guest_uid: int
+    arriving: bool = False  # the guest comes from another node, and has its files on claims already
 
     def show(self, source: int, name: str) -> str:
         """Bind a file of the berth into the machine's folder."""
@@ -111,6 +112,17 @@ def prepare(bench: Workbench, disk: DiskOrder) -> DiskFile:
         raise HostFault(f"disk {disk.name}: {error}", reason=reason) from error
 
 
+def fit(guest_uid: int, file: DiskFile, size: int) -> None:
+    """Make a disk of this node's that a guest is to be copied into as large as that guest knows it."""
+    try:
+        with paths.closing(os.open(file.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+            qemuimg.fit(fd, guest_uid, file.format, size)
+    except OSError as error:
+        raise HostFault(f"disk {file.name}: {error.strerror}", reason="HostFault") from error
+    except HostFault as error:
+        raise HostFault(f"disk {file.name}: {error}", reason=error.reason) from error
+
+
 def _source(disk: DiskOrder) -> FileOrder:
     if disk.source is None:
         raise HostFault(f"an order for a disk of kind {disk.kind} must name a file", reason="OrderInvalid")
@@ -155,6 +167,11 @@ def _file(bench: Workbench, disk: DiskOrder) -> DiskFile:
     form = "qcow2" if source.path.endswith(".qcow2") else "raw"
 
     def make(fd: int) -> None:
+        if bench.arriving:
+            text = (
+                f"{source.path}: is not on the claim as this node mounts it, so its storage is not the same everywhere"
+            )
+            raise HostFault(f"{text}; use a claim whose storage several nodes share", reason="ClaimNotShared")
         size = _required_size(disk)
         if form == "raw":
             qemuimg.create_raw(fd, size)

@@ -37,12 +37,16 @@ class MachineFolders:
             folder.chmod(0o710)
         return folder
 
-    def moving(self, vm_uid: str, owner: int = 0) -> Path:
-        """An empty folder in it for the sockets of one migration, which only its owner may enter."""
+    def moving(self, vm_uid: str, owner: int = 0, passing: int | None = None) -> Path:
+        """An empty folder in it for the sockets of one migration, which only its owner may enter.
+
+        ``passing``: the machine's QEMU, which may reach a socket of its own in there, and see no other.
+        """
         folder = self.make(vm_uid) / "move"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
-        os.chown(folder, owner, owner)
+        os.chown(folder, owner, owner if passing is None else passing)
+        folder.chmod(0o700 if passing is None else 0o710)
         return folder
 
     def write(self, vm_uid: str, name: str, text: str) -> Path:

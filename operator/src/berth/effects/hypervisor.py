@@ -131,6 +131,10 @@ class Libvirt:
             text = (error.get_error_message() or str(error)).strip()
             raise HostFault(f"libvirt did not send the guest away: {text}", reason="MigrationFailed") from error
 
+    def disk_bytes(self, uid: str, target: str) -> int:
+        with self._asking(f"ask for the size of disk {target} of domain {uid}") as connection:
+            return libvirt_migrate.disk_bytes(connection.lookupByUUIDString(uid), target)
+
     def transfer(self, uid: str) -> TransferStats | None:
         with self._asking(f"ask how far domain {uid} is") as connection:
             try:

@@ -97,10 +97,20 @@ class Gate:
             return False
 
 
-class Guard:
-    """At the target: what the other node's libvirt may ask this one. ``check`` raises for another copy."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The copy that another node's libvirt asks this one to make, and which of its disks it would write how."""
 
-    def __init__(self, check: Callable[[str], None]) -> None:
+    xml: str
+    disks: tuple[str, ...] = ()
+    disks_uri: str = ""
+    copies: bool = False
+
+
+class Guard:
+    """At the target: what the other node's libvirt may ask this one. ``check`` raises ValueError for another copy."""
+
+    def __init__(self, check: Callable[[Asked], None]) -> None:
         self._calls = Frames()
         self._check = check
 
@@ -117,20 +127,37 @@ class Guard:
 
     def _prepare(self, frame: Frame) -> None:
         try:
-            given = parameters(frame.raw[_HEADER.size :])
-            self._check(str(given["destination_xml"]))
+            self._check(asked(frame.raw[_HEADER.size :]))
         except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
             raise NotAllowed(f"the copy that is asked for is not the one that is awaited: {error}") from error
 
 
 _INT, _UINT, _LONG, _ULONG, _DOUBLE, _BOOLEAN, _STRING = range(1, 8)
+_DISKS, _DISKS_URI = "migrate_disks", "disks_uri"
+_LISTS: Final = frozenset({_DISKS, "migrate_disks_detect_zeroes"})
+_COPIES: Final = (1 << 6) | (1 << 7)  # VIR_MIGRATE_NON_SHARED_DISK and _INC
 _SIZES: Final = {_INT: 4, _UINT: 4, _LONG: 8, _ULONG: 8, _DOUBLE: 8, _BOOLEAN: 4}
 
 
-def parameters(body: bytes) -> dict[str, str | bytes]:
-    """The typed parameters that a call begins with; twice the same one is nobody's."""
+def asked(body: bytes) -> Asked:
+    """The call's parameters, a cookie and its flags; a parameter that is given twice is nobody's, but for lists."""
+    given, at = parameters(body)
+    _, at = _blob(body, at)
+    (flags,) = struct.unpack_from(">I", body, at)
+    if twice := [name for name, values in given.items() if len(values) > 1 and name not in _LISTS]:
+        raise ValueError(f"{twice[0]} is given twice")
+    strange = [name for name in given if name.startswith(("disks_", "listen_")) and name != _DISKS_URI]
+    if strange:
+        raise ValueError(f"{strange[0]} is given")
+    uri = given.get(_DISKS_URI, [""])[0]
+    disks = tuple(str(each) for each in given.get(_DISKS, ()))
+    return Asked(str(given["destination_xml"][0]), disks, str(uri), bool(flags & _COPIES))
+
+
+def parameters(body: bytes) -> tuple[dict[str, list[str | bytes]], int]:
+    """The typed parameters that a call begins with, and where they end."""
     (count,), at = struct.unpack_from(">I", body), 4
-    found: dict[str, str | bytes] = {}
+    found: dict[str, list[str | bytes]] = {}
     for _ in range(count):
         name, at = _string(body, at)
         (kind,), at = struct.unpack_from(">I", body, at), at + 4
@@ -139,15 +166,18 @@ def parameters(body: bytes) -> dict[str, str | bytes]:
             value, at = _string(body, at)
         else:
             value, at = body[at : at + _SIZES[kind]], at + _SIZES[kind]
-        if name in found:
-            raise ValueError(f"{name} is given twice")
-        found[name] = value
-    return found
+        found.setdefault(name, []).append(value)
+    return found, at
 
 
 def _string(body: bytes, at: int) -> tuple[str, int]:
+    data, at = _blob(body, at)
+    return data.decode(), at
+
+
+def _blob(body: bytes, at: int) -> tuple[bytes, int]:
     (length,) = struct.unpack_from(">I", body, at)
     end = at + 4 + length
     if end > len(body):
         raise ValueError("it is cut off")
-    return body[at + 4 : end].decode(), end + -length % 4
+    return body[at + 4 : end], end + -length % 4

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from berth.api.order import CloudInitOrder, DiskOrder, FileOrder, KernelOrder
-from berth.domain.files import MediaFiles
+from berth.domain.files import DiskFile, MediaFiles
 from berth.effects import berths, disks, mounts, paths, seed
 from berth.effects.folders import MachineFolders
 from berth.effects.ports import Berth
@@ -38,13 +38,14 @@ class NodeMedia:
         kernel: KernelOrder | None,
         cloud_init: CloudInitOrder | None,
         vnc: bool,
+        arriving: bool = False,
     ) -> MediaFiles:
         with (
             paths.closing(berths.open_root(berth)) as root,
             paths.closing(berths.open_namespace(berth, "mnt")) as mntns,
         ):
             return _prepare(
-                _bench(root, mntns, self.machines.make(vm_uid, guest_uid), guest_uid),
+                _bench(root, mntns, self.machines.make(vm_uid, guest_uid), guest_uid, arriving=arriving),
                 berth,
                 disks,
                 kernel,
@@ -52,9 +53,12 @@ class NodeMedia:
                 vnc=vnc,
             )
 
+    def fit(self, guest_uid: int, file: DiskFile, size_bytes: int) -> None:
+        disks.fit(guest_uid, file, size_bytes)
 
-def _bench(root: int, mntns: int, folder: Path, guest_uid: int) -> disks.Workbench:
-    return disks.Workbench(root, mntns, folder, guest_uid)
+
+def _bench(root: int, mntns: int, folder: Path, guest_uid: int, *, arriving: bool) -> disks.Workbench:
+    return disks.Workbench(root, mntns, folder, guest_uid, arriving)
 
 
 def _prepare(

@@ -13,7 +13,7 @@ from berth.api.handover import DoorOrder
 from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, MachineOrder, NicOrder, NicReport, SegmentMembers
 from berth.api.virtualmachine import GuestInfo
 from berth.domain import metadata
-from berth.domain.files import MediaFiles, expected
+from berth.domain.files import DiskFile, MediaFiles, expected
 from berth.domain.observed import DomainState, ObservedDomain, StartRecord
 from berth.effects import memory_doors, memory_moving, memory_nics
 from berth.effects.memory_world import MemoryDomain as MemoryDomain
@@ -216,6 +216,7 @@ class MemoryMedia:
         kernel: KernelOrder | None,
         cloud_init: CloudInitOrder | None,
         vnc: bool,
+        arriving: bool = False,
     ) -> MediaFiles:
         self.node.did("prepare", vm_uid)
         self.node.folders.setdefault(vm_uid, None)
@@ -223,6 +224,9 @@ class MemoryMedia:
             cpus=1, memory_bytes=0, disks=tuple(disks), kernel=kernel, cloud_init=cloud_init, vnc=vnc
         )
         return expected(vm_uid, machine)
+
+    def fit(self, guest_uid: int, file: DiskFile, size_bytes: int) -> None:
+        self.node.did("fit", f"{file.name} {size_bytes}")
 
 
 class MemoryNetwork(memory_doors.Handover):

@@ -19,6 +19,7 @@ class Moving:
     gone: set[int] = field(default_factory=set)
     frozen: set[int] = field(default_factory=set)
     sending: dict[str, TransferStats] = field(default_factory=dict)
+    disks: dict[str, int] = field(default_factory=dict)  # by libvirt's name of it, of every machine
 
 
 class MemoryQemus:
@@ -67,6 +68,11 @@ class Sender:
             raise HostFault(f"domain {uid} is not there", reason="DomainGone")
         self._did("migrate", uid)
         raise HostFault("there is no other node in memory: it stayed here", reason="HypervisorError")
+
+    def disk_bytes(self, uid: str, target: str) -> int:
+        if not self._has(uid) or target not in self._moving.disks:
+            raise HostFault(f"domain {uid} has no disk {target}", reason="HypervisorError")
+        return self._moving.disks[target]
 
     def transfer(self, uid: str) -> TransferStats | None:
         return self._moving.sending.get(uid) if self._has(uid) else None

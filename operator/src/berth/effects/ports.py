@@ -108,6 +108,10 @@ class Hypervisor(Protocol):
         """Send the guest away, for as long as it takes. HostFault when it stayed here, or nobody knows: look then."""
         ...
 
+    def disk_bytes(self, uid: str, target: str) -> int:
+        """How large the guest sees that disk, by libvirt's name of it; HostFault when it has none such."""
+        ...
+
     def transfer(self, uid: str) -> TransferStats | None:
         """How far that is; None when nothing is sent."""
         ...
@@ -203,14 +207,20 @@ class Media(Protocol):
         kernel: KernelOrder | None,
         cloud_init: CloudInitOrder | None,
         vnc: bool,
+        arriving: bool = False,
     ) -> MediaFiles:
-        """Make or find all of them; existing files of this berth are kept.
+        """Make or find all of them; existing files of this berth are kept. ``arriving``: the guest comes from another
+        node, so a file on a claim that is not there is not made: ClaimNotShared.
 
         HostFault and InvalidSpec name disk, path and cause;
 
         their ``reason``: ImageFileMissing, ImageCorrupt, ImageUnsafe, KernelMissing,
         CloudInitInvalid, DiskFull …
         """
+        ...
+
+    def fit(self, guest_uid: int, file: DiskFile, size_bytes: int) -> None:
+        """Make a disk that nobody has written yet, or opened, exactly that large: the guest that comes knows it so."""
         ...
 
 

@@ -11,13 +11,16 @@ from berth.domain.observed import TransferStats as TransferStats
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a guest gets to the other node: two unix sockets here, behind which the other node's agent is."""
+    """How a guest gets to the other node: unix sockets here, behind which the other node's agent is."""
 
     libvirt_socket: str
     memory_socket: str
     xml: str  # of the copy
     bytes_per_second: int | None = None
     downtime_ms: int = 300
+    shares: bool = False  # it has files on claims, which the other node has seen there, too
+    disks: tuple[str, ...] = ()  # libvirt's names of those that are copied, through ``disks_socket``
+    disks_socket: str = ""
 
 
 class Qemus(Protocol):

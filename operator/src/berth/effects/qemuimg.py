@@ -7,6 +7,7 @@ that somebody else can change: it works through /proc/self/fd.
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from berth.errors import HostFault
 
 _SECONDS = 30
 _MEMORY_BYTES = 2 << 30
+_SIZE_AT = 24  # of a qcow2 header: how large the guest sees the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,14 @@ def grow(fd: int, guest_uid: int, image: Image, size: int) -> None:
         _truncate(fd, size)
     else:
         _run(guest_uid, fd, "resize", "-q", "-f", "qcow2", f"/proc/self/fd/{fd}", str(size))
+
+
+def fit(fd: int, guest_uid: int, form: str, size: int) -> None:
+    """Make an image that holds nothing yet exactly that large, be it smaller."""
+    if form == "raw":
+        _truncate(fd, size)
+    elif struct.unpack_from(">Q", os.pread(fd, 32, 0), _SIZE_AT)[0] != size:
+        _run(guest_uid, fd, "resize", "-q", "--shrink", "-f", "qcow2", f"/proc/self/fd/{fd}", str(size))
 
 
 def create_raw(fd: int, size: int) -> None:

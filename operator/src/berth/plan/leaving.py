@@ -50,7 +50,7 @@ class _Leaver:
     namespace: str
     name: str
     eviction: Eviction
-    memory: int
+    load: int  # bytes to be sent: its memory, and at most so much of the disks that are copied
     condition: Object
     selector: dict[str, str] = field(default_factory=dict)
     booked: tuple[int, int] = (0, 0)
@@ -81,7 +81,7 @@ def _one(leaver: _Leaver, rooms: list[Room], rate: float | None) -> Forecast:
         return Forecast(leaver.namespace, leaver.name, "Stays", message="No other node has room for it now.")
     room = max(fits, key=lambda each: each.memory)
     room.cpu, room.memory = room.cpu - cpu, room.memory - memory
-    seconds = leaver.memory / rate if rate else None
+    seconds = leaver.load / rate if rate else None
     return Forecast(leaver.namespace, leaver.name, "Move", room.name, seconds, str(leaver.condition.get("message", "")))
 
 
@@ -96,11 +96,17 @@ def _leaver(vm: Object, booked: dict[str | None, tuple[int, int]]) -> _Leaver:
         meta["namespace"],
         meta["name"],
         Eviction(spec.get("eviction", Eviction.LIVE_MIGRATE)),
-        to_bytes(spec["memory"]["size"]),
+        to_bytes(spec["memory"]["size"]) + _copied(spec),
         conditions.get("Migratable", {}),
         (spec.get("placement") or {}).get("nodeSelector") or {},
         booked.get(meta["uid"], (0, 0)),
     )
+
+
+def _copied(spec: Object) -> int:
+    """Bytes of the disks that go along by being copied, as far as the spec tells: of an image it does not."""
+    local = [disk for disk in spec.get("disks") or () if "pvc" not in disk and not disk.get("readOnly")]
+    return sum(to_bytes(disk["size"]) for disk in local if disk.get("size"))
 
 
 def _rooms(nodes: Iterable[Object], pods: Sequence[Object], without: str) -> list[Room]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from berth.api.devices import Disk, Nic
+from berth.api.quantity import from_bytes, to_bytes
 from berth.api.virtualmachine import VirtualMachineSpec
 from berth.plan.world import Cluster
 
@@ -25,20 +26,19 @@ _ABLE: Final = Answer(True, "Movable", "All that it has is there on other nodes,
 
 def of_spec(spec: VirtualMachineSpec) -> Answer:
     """By what the machine is made of. ``spec`` is what the running guest was started from."""
-    for disk in spec.disks:
-        trouble = _disk(disk)
-        if trouble is not None:
-            return trouble
     for nic in spec.nics:
         trouble = _nic(nic)
         if trouble is not None:
             return trouble
-    claims = [disk.pvc.claim_name for disk in spec.disks if disk.pvc is not None]
-    if claims:
-        named = ", ".join(claims)
-        message = f"If several nodes can mount its claims at a time (ReadWriteMany, or read-only): {named}."
-        return Answer(True, "SharedClaims", message)
-    return _ABLE
+    shared = _shared([disk.pvc.claim_name for disk in spec.disks if disk.pvc is not None])
+    if local := copied(spec):
+        return Answer(True, "CopiesDisks", f"{_copies(local)} {shared}".strip())
+    return Answer(True, "SharedClaims", shared) if shared else _ABLE
+
+
+def copied(spec: VirtualMachineSpec) -> list[Disk]:
+    """The disks that are files of the node and written by the guest: they go along by being copied."""
+    return [disk for disk in spec.disks if disk.pvc is None and not disk.read_only]
 
 
 def answer(spec: VirtualMachineSpec, cluster: Cluster) -> Answer:
@@ -49,14 +49,19 @@ def answer(spec: VirtualMachineSpec, cluster: Cluster) -> Answer:
     return found
 
 
-def _disk(disk: Disk) -> Answer | None:
-    if disk.empty is not None:
-        text = f"Disk {disk.name} is a file on the node. Next: put it on a claim that several nodes can mount."
-        return Answer(False, "NodeLocalDisk", text)
-    if disk.container is not None and not disk.read_only:
-        text = f"What is written to disk {disk.name} lies on the node. Next: make it readOnly, or use a claim."
-        return Answer(False, "NodeLocalDisk", text)
-    return None
+def _shared(claims: list[str]) -> str:
+    if not claims:
+        return ""
+    return f"If several nodes can mount its claims at a time (ReadWriteMany, or read-only): {', '.join(claims)}."
+
+
+def _copies(disks: list[Disk]) -> str:
+    """What is copied, and how much that is at most; an image's size nobody but its node knows."""
+    named = ", ".join(f"{disk.name} ({disk.size or 'as large as its image'})" for disk in disks)
+    known = sum(to_bytes(disk.size) for disk in disks if disk.size is not None)
+    parts = [from_bytes(known)] if known else []
+    parts += ["the image"] if any(disk.size is None for disk in disks) else []
+    return f"Copied to the other node while it runs: {named}; at most {' and '.join(parts)}."
 
 
 def _nic(nic: Nic) -> Answer | None:

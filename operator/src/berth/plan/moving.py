@@ -6,11 +6,13 @@ Called by machine.py (both sides) and report.py. No clock, no I/O.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from berth.api.handover import MigrationReport, MigrationState
 from berth.api.order import Order, OrderPower
-from berth.domain.observed import DomainState, Guest, HandoverRecord, HandoverState
+from berth.domain import copied
+from berth.domain.observed import DomainState, Guest, HandoverRecord, HandoverState, TransferStats
 from berth.plan import gathered, handover, steps
 from berth.plan.gathered import Gathered
 from berth.plan.handover import Answer, Copy, Gate, Qemu, Send, Sent, SourceSeen, Take, Taken, TargetSeen
@@ -18,6 +20,7 @@ from berth.plan.steps import Awaited, Step
 
 LOOK_AGAIN: Final = 5.0
 ASK_AGAIN: Final = 0.2
+_MEMORY: Final = "the memory is sent while the guest runs, and what changes meanwhile again"
 _COMING: Final = frozenset({"migration", "starting up"})
 _SENT: Final = {
     HandoverState.SENDING: Sent.SENDING,
@@ -177,6 +180,22 @@ def report(g: Gathered, pause_ms: int | None) -> MigrationReport | None:
     return said.model_copy(update={"state": MigrationState.RECEIVED, "alone": g.source_silent, "message": words})
 
 
+def paced(before: TransferStats, now: TransferStats, seconds: float) -> TransferStats:
+    """libvirt tells how fast memory goes. While disks are copied that is what has gone since it was last asked."""
+    if now.bytes_per_second or now.sent <= before.sent or seconds <= 0:
+        return now
+    return replace(now, bytes_per_second=int((now.sent - before.sent) / seconds))
+
+
+def _method(g: Gathered) -> str:
+    order = g.guest.order if g.guest is not None else gathered.accepted(g)
+    disks = copied.of(order.machine) if order is not None else ()
+    if not disks:
+        return f"precopy: {_MEMORY}"
+    names = ", ".join(disk.name for disk in disks)
+    return f"precopy: first its disks ({names}) are copied, and from then on it writes to both nodes; then {_MEMORY}"
+
+
 def _from_source(g: Gathered, record: HandoverRecord) -> MigrationReport:
     stats = g.transfer
     return MigrationReport(
@@ -189,7 +208,7 @@ def _from_source(g: Gathered, record: HandoverRecord) -> MigrationReport:
         bytes_per_second=stats.bytes_per_second,
         dirty_bytes_per_second=stats.dirty_bytes_per_second,
         rounds=stats.rounds,
-        method="precopy: the memory is sent while the guest runs, and what changes meanwhile again",
+        method=_method(g),
         reason=record.reason,
         message=record.message,
     )

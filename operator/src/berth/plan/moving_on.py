@@ -82,8 +82,9 @@ def _refused(world: World, move: Move) -> Word | None:
     able = migratable.answer(frozen, world.cluster) if frozen is not None else None
     if able is not None and not able.able:
         return _failed(able.reason, able.message)
-    if _too_old(world.agent):
-        return _failed("AgentTooOld", f"The agent of node {berth.node} cannot move machines. Next: upgrade the agents.")
+    if _too_old(world.agent, world):
+        text = f"The agent of node {berth.node} cannot move {machine.name}. Next: upgrade the agents."
+        return _failed("AgentTooOld", text)
     named = spec.target.node_name if spec.target is not None else None
     if named is not None and named == berth.node:
         return _failed("SameNode", f"{machine.name} is on node {named} already. Next: name another one, or none.")
@@ -99,9 +100,13 @@ def _uncordoned(world: World, move: Move) -> bool:
     return drains and not move.sending and node is not None and node not in world.cluster.cordoned
 
 
-def _too_old(agent: Agent | None) -> bool:
-    """Whether an agent is there that serves no other."""
-    return agent is not None and agent.connected and agent.facts is not None and agent.facts.peer_port == 0
+def _too_old(agent: Agent | None, world: World) -> bool:
+    """Whether an agent is there that serves no other, or would leave disks behind that are to be copied."""
+    facts = agent.facts if agent is not None and agent.connected else None
+    if facts is None or facts.peer_port == 0:
+        return facts is not None
+    frozen = frozen_spec(world.berth) if world.berth is not None else None
+    return frozen is not None and bool(migratable.copied(frozen)) and not facts.copies_disks
 
 
 def _waits(world: World, move: Move, others: list[Move], limits: Limits) -> Word | None:
@@ -169,7 +174,7 @@ def _broken(world: World, move: Move) -> Word | None:
     if pod is not None and (pod.terminal or pod.deleted is not None):
         said = f": {pod.message}" if pod.message else ""
         return _failed("TargetBerthEnded", f"The pod {pod.name} ended{said}. {world.machine.name} stays where it is.")
-    if _too_old(berths.agent_of(world, pod)):
+    if _too_old(berths.agent_of(world, pod), world):
         node = pod.node if pod is not None else None
         return _failed("AgentTooOld", f"The agent of node {node} cannot take machines in. Next: upgrade the agents.")
     for side, report in (("source", world.report), ("target", berths.report_of(world, pod))):

@@ -40,7 +40,7 @@ class Disk:
             element("driver", name="qemu", type=self.file.format, discard="unmap"),
             element("source", file=self.file.path),
             _backing(self.file),
-            element("target", dev=_PREFIX[self.bus] + _letters(self.index), bus=self.bus.value),
+            element("target", dev=target(self.bus, self.index), bus=self.bus.value),
             element("readonly") if self.read_only else None,
             element("serial", text=self.serial),
             element("boot", order=self.boot_order) if self.boot_order is not None else None,
@@ -48,6 +48,11 @@ class Disk:
             type="file", device="cdrom" if self.is_cdrom else "disk",
             model="virtio-non-transitional" if self.bus is DiskBus.VIRTIO else None,
         )  # fmt: skip
+
+
+def target(bus: DiskBus, index: int) -> str:
+    """libvirt's name of the disk with that number on its bus."""
+    return _PREFIX[bus] + _letters(index)
 
 
 def _backing(file: DiskFile) -> Element:
