@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -129,10 +130,42 @@ async def test_whatever_is_killed_while_disks_are_copied_it_stays_with_its_own(t
         await stays(two, uid)
 
 
+async def test_a_copy_that_takes_no_more_writes_is_given_up(two: Two) -> None:
+    """Its connections stay open, and nothing comes back: without the source's watch the guest's writes would wait."""
+    await two.start(FILL + LOOP, 20, disks=(DATA,))
+    uid = await copies(two)
+    qemu = two.b.node.qemu(uid)
+    os.kill(qemu, signal.SIGSTOP)
+    try:
+        failed = await two.hears(two.a, uid, "Failed")
+        await two.counts_on(two.a)
+    finally:
+        os.kill(qemu, signal.SIGCONT)
+    assert failed["reason"] == "DisksStalled"
+    await stays(two, uid)
+
+
+DIALS = """
+import socket, sys
+for name in ("libvirt", "memory", "disks"):
+    with socket.socket(socket.AF_UNIX) as plain:
+        try:
+            plain.connect(f"/run/berth/vms/{sys.argv[1]}/move/{name}")
+            print(name, "ended" if plain.recv(1) == b"" else "open")
+        except PermissionError:
+            print(name, "closed")
+"""
+"""As a QEMU that was taken over would: to what is not its own, and to more than it needs."""
+
+
 async def test_cancelled_while_disks_are_copied_it_stays_and_moves_later(two: Two) -> None:
     await two.start(FILL + LOOP, 20, disks=(DATA,))
     assert two.order is not None
     uid = await copies(two)
+    guest_uid = file(two.a).stat().st_uid
+    drop = ("setpriv", f"--reuid={guest_uid}", f"--regid={guest_uid}", "--clear-groups", "--bounding-set=-all")
+    dialled = await asyncio.to_thread(two.a.node.run, *drop, "python3", "-c", DIALS, uid)
+    assert dialled.splitlines() == ["libvirt closed", "memory closed", "disks ended"]
     await two.a.controller.send(two.order)
     assert (await two.hears(two.a, uid, "Failed"))["reason"] == "Cancelled"
     await stays(two, uid)

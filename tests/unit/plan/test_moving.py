@@ -228,7 +228,17 @@ def test_the_report_tells_of_the_disks() -> None:
     ],
 )
 def test_how_fast_disks_go_is_measured(before: TransferStats, now: TransferStats, seconds: float, rate: int) -> None:
-    assert moving.paced(before, now, seconds).bytes_per_second == rate
+    assert moving.measured(before, now, 0, seconds).bytes_per_second == rate
+
+
+def test_what_libvirt_does_not_count_yet_is_counted() -> None:
+    def seen(total: int, remaining: int, least: int) -> tuple[int, int]:
+        found = moving.measured(TransferStats(), TransferStats(total=total, remaining=remaining), least, 1.0)
+        return found.total, found.remaining
+
+    assert seen(0, 0, 500) == (500, 500)  # nothing has begun
+    assert seen(100, 30, 500) == (500, 430)  # one disk has
+    assert seen(510, 30, 500) == (510, 30)  # memory goes, with what firmware has of it
 
 
 def test_its_network_is_there_silently_before_the_source_is_asked() -> None:

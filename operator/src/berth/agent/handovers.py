@@ -22,8 +22,8 @@ from berth.agent.questions import LET_GO, Ask, Released, Word
 from berth.agent.sending import Sending
 from berth.agent.world import Moving, World
 from berth.api.handover import Flow, Outgoing
-from berth.api.order import DiskKind, Order
-from berth.domain import build, copied
+from berth.api.order import Order
+from berth.domain import build
 from berth.domain.observed import HandoverRecord, HandoverState
 from berth.effects.tunnel import Hello, Line, Tunnel
 from berth.errors import BerthError, HostFault, Refused, Unavailable
@@ -83,6 +83,14 @@ class Handovers:
         """The machines whose memory is on its way."""
         return [uid for uid, one in self._all.items() if one.sending is not None and not one.sending.finished]
 
+    def watch(self, uid: str) -> int:
+        """Now and then, while it is sent; how many bytes that is at least, of its memory and its disks."""
+        sending = self.of(uid).sending
+        if sending is None:
+            return 0
+        sending.watch()
+        return sending.machine.memory_bytes + sending.disk_bytes
+
     # --- the source's steps
 
     def begin(self, machine: Machine, order: Order) -> None:
@@ -96,8 +104,7 @@ class Handovers:
         record = HandoverRecord(outgoing.migration, outgoing.epoch, outgoing.target.node, HandoverState.SENDING, qemu)
         with promises.lock:
             self._world.berths.record_handover(machine.uid, record)
-            disks, guest_uid = copied.of(order.machine), machine.guest_uid or 0
-            folder = parts.folders.moving(machine.uid, passing=guest_uid if disks else None)
+            folder = parts.folders.moving(machine.uid, passing=self._machines.guest_uid(machine))
             promises.flows = None
             promises.sending = Sending(
                 machine.uid,
@@ -106,9 +113,8 @@ class Handovers:
                 self._tunnel(),
                 self._world.hypervisor,
                 lambda: self._ring(machine.uid),
-                guest_uid,
-                disks,
-                any(disk.kind is DiskKind.FILE for disk in order.machine.disks),
+                order.machine,
+                self._machines.guest_uid(machine),
             )
             promises.sending.start()
         berth = machine.place(order.berth.pod_uid).berth

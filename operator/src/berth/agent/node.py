@@ -91,12 +91,13 @@ class Node:
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             for uid in self.handovers.sending():
+                least = self.handovers.watch(uid)
                 machine = self.machines.get(uid)
                 with contextlib.suppress(BerthError):
                     stats = await self._world.run(self._world.hypervisor.transfer, uid)
                     if machine is not None and stats is not None:
                         now = asyncio.get_running_loop().time()
-                        machine.transfer = moving.paced(machine.transfer, stats, now - machine.transfer_at)
+                        machine.transfer = moving.measured(machine.transfer, stats, least, now - machine.transfer_at)
                         machine.transfer_at = now
                         self.bell.ring(uid)
             for machine in self.machines.all():

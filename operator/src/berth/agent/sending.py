@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -21,20 +22,24 @@ from typing import Final
 
 from berth.agent.questions import PREPARE, PREPARE_DISKS, Offer, Prepared
 from berth.api.handover import Outgoing
-from berth.domain.copied import Copied
+from berth.api.order import DiskKind, MachineOrder
+from berth.domain import copied
 from berth.effects import relay
 from berth.effects.libvirt_frames import Gate
 from berth.effects.pace import Pace
 from berth.effects.ports import Hypervisor
 from berth.effects.ports_moving import Way
+from berth.effects.silence import Talk
 from berth.effects.tunnel import Hello, Tunnel
-from berth.errors import BerthError, Refused
+from berth.errors import BerthError, HostFault, Refused
 from berth.plan import handover
 
 LIBVIRT: Final = "libvirt"
 MEMORY: Final = "memory"
 DISKS: Final = "disks"
 _BUFFER: Final = 4 << 20
+SILENCE_SECONDS: Final = 15.0
+"""So long the guest's writes wait for a node that neither takes its copy of them nor ends the connection."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,18 +54,20 @@ class Sending:
     tunnel: Tunnel
     hypervisor: Hypervisor
     on_change: Callable[[], None]
-    guest_uid: int = 0
-    disks: tuple[Copied, ...] = ()
-    shares: bool = False
+    machine: MachineOrder
+    guest_uid: int
+    disk_bytes: int = 0  # to be copied, once it is known
     held_at: float | None = None
     finished: bool = False
     error: BerthError | None = None
     _ended: bool = False
     _plain: list[socket.socket] = field(default_factory=list)
+    _talks: list[Talk] = field(default_factory=list)
     _libvirt: socket.socket | None = None
     changed: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        self.disks = copied.of(self.machine)
         self._gate = Gate(self._on_held)
         self._forth = self._paced()
 
@@ -89,6 +96,13 @@ class Sending:
                 plain.shutdown(socket.SHUT_RDWR)
         self.changed.set()
 
+    def watch(self) -> None:
+        """Give up on a node that writes nothing any more: each write of the guest waits for it. Asked now and then."""
+        if not self._ended and any(talk.silent_for() > SILENCE_SECONDS for talk in list(self._talks)):
+            text = f"node {self.outgoing.target.node} has written nothing of the disks for {SILENCE_SECONDS:.0f} s"
+            self.error = HostFault(text, reason="DisksStalled")
+            self.end()
+
     def _on_held(self) -> None:
         self.held_at = time.monotonic()
         self.changed.set()
@@ -108,14 +122,14 @@ class Sending:
                 xml=prepared.xml,
                 bytes_per_second=self.outgoing.bytes_per_second,
                 downtime_ms=self.outgoing.downtime_ms,
-                shares=self.shares,
+                shares=any(disk.kind is DiskKind.FILE for disk in self.machine.disks),
                 disks=tuple(disk.target for disk in self.disks),
                 disks_socket=str(self.folder / DISKS),
             )
             if not self._ended:
                 self.hypervisor.migrate(self.uid, way)
         except BerthError as error:
-            self.error = error
+            self.error = self.error or error
             _log.info("the guest was not sent by libvirt", extra={"uid": self.uid, "error": str(error)})
         except Exception:
             _log.exception("sending failed", extra={"uid": self.uid})
@@ -138,6 +152,7 @@ class Sending:
         try:
             if self.disks:
                 sizes = {disk.name: self.hypervisor.disk_bytes(self.uid, disk.target) for disk in self.disks}
+                self.disk_bytes = sum(sizes.values())
                 line.say(Offer(disks=sizes))
             prepared = Prepared.model_validate_json(line.hear())
         finally:
@@ -187,7 +202,15 @@ class Sending:
                 self._libvirt = plain
                 relay.relay(plain, line.raw(), self._gate.forth, self._gate.back)
             elif channel == DISKS:
-                relay.relay(plain, line.raw(), self._forth)
+                self._carry_disk(plain, line.raw())
             else:
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
                 relay.relay(plain, line.raw())
+
+    def _carry_disk(self, plain: socket.socket, secure: ssl.SSLSocket) -> None:
+        talk = Talk()
+        self._talks.append(talk)
+        try:
+            relay.relay(plain, secure, lambda data: talk.forth(self._forth(data)), talk.back)
+        finally:
+            self._talks.remove(talk)

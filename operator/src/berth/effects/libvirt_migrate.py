@@ -60,10 +60,9 @@ def stats(domain: Any) -> TransferStats | None:
     said: dict[str, int] = domain.jobStats()
     if said.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE or "memory_total" not in said:
         return None
-    later = 0 if said["memory_total"] else domain.maxMemory() << 10  # while disks are copied nothing is said of it yet
     return TransferStats(
-        total=said.get("data_total", 0) + later,
-        remaining=said.get("data_remaining", 0) + later,
+        total=said.get("data_total", 0),
+        remaining=said.get("data_remaining", 0),
         sent=said.get("data_processed", 0),
         bytes_per_second=said.get("memory_bps", 0),
         dirty_bytes_per_second=said.get("memory_dirty_rate", 0) * said.get("memory_page_size", 4096),

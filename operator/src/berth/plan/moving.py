@@ -180,8 +180,11 @@ def report(g: Gathered, pause_ms: int | None) -> MigrationReport | None:
     return said.model_copy(update={"state": MigrationState.RECEIVED, "alone": g.source_silent, "message": words})
 
 
-def paced(before: TransferStats, now: TransferStats, seconds: float) -> TransferStats:
-    """libvirt tells how fast memory goes. While disks are copied that is what has gone since it was last asked."""
+def measured(before: TransferStats, now: TransferStats, least: int, seconds: float) -> TransferStats:
+    """What libvirt says, made whole. It counts each disk from when its copy begins, and memory only after all of them;
+    how fast it goes it knows of memory alone: of disks that is what has gone since it was last asked."""
+    missing = max(least - now.total, 0)
+    now = replace(now, total=now.total + missing, remaining=now.remaining + missing)
     if now.bytes_per_second or now.sent <= before.sent or seconds <= 0:
         return now
     return replace(now, bytes_per_second=int((now.sent - before.sent) / seconds))
