@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -205,24 +206,50 @@ def furnish(side: Side, shared: Path) -> None:
     read = side.pod.root / "berth/images/read/disk.img"
     read.parent.mkdir()
     read.write_bytes(b"only to be read".ljust(BLOCK) * 2048)
-    claim = side.pod.root / "berth/claims/shared/disk.img"
-    claim.parent.mkdir()
-    os.link(shared, claim)
+    mount_claim(side, shared)
+
+
+def mount_claim(side: Side, folder: Path) -> None:
+    assert side.pod is not None
+    claim = side.pod.root / "berth/claims/shared"
+    claim.mkdir()
+    command = ["nsenter", "-t", str(side.pod.pid), "--mount", "mount", "--bind", str(folder), str(claim)]
+    subprocess.run(command, check=True)
+
+
+def storage(folder: Path) -> Path:
+    """With the disk's file in it."""
+    folder.mkdir()
+    (folder / "disk.img").touch()
+    os.truncate(folder / "disk.img", SHARED)
+    return folder
+
+
+CLAIM = DiskOrder(name="shared", kind=DiskKind.FILE, source=FileOrder(folder="/berth/claims/shared", path="disk.img"))
+
+
+async def test_a_claim_that_is_another_on_each_node_keeps_its_guest(two: Two, tmp_path: Path) -> None:
+    """Though the file is there on both."""
+    own = {name: storage(tmp_path / name) for name in ("own-a", "own-b")}
+    two.furnish = lambda side: mount_claim(side, own["own-a" if side.node.name == "node-a" else "own-b"])
+    uid = await two.start(LOOP.replace("vda", "vdb"), 20, disks=(CLAIM, DATA))
+    source, _ = await two.listening()
+    await two.a.controller.send(source)
+    assert (await two.hears(two.a, uid, "Failed"))["reason"] == "ClaimNotShared"
+    await stays(two, uid)
+    assert [os.listdir(folder) for folder in own.values()] == [["disk.img"], ["disk.img"]]
 
 
 async def test_a_mix_of_disks_each_in_its_own_way(two: Two, tmp_path: Path) -> None:
     """Copied: an empty disk, and one over an image that is another there. Shared: a claim. Anew: what is only read."""
-    shared = tmp_path / "shared.img"
-    shared.touch()
-    os.truncate(shared, SHARED)
+    shared = storage(tmp_path / "shared")
     two.furnish = lambda side: furnish(side, shared)
 
     def image(name: str, read_only: bool = False) -> DiskOrder:
         source = FileOrder(folder=f"/berth/images/{name}", path="disk.img")
         return DiskOrder(name=name, kind=DiskKind.OVERLAY, source=source, read_only=read_only)
 
-    claim = FileOrder(folder="/berth/claims/shared", path="disk.img")
-    disks = (DATA, image("root"), DiskOrder(name="shared", kind=DiskKind.FILE, source=claim), image("read", True))
+    disks = (DATA, image("root"), CLAIM, image("read", True))
     seed = CloudInitOrder(instance_id="web", hostname="web", user_data="#cloud-config\n")
     begin = "".join(f"dd if=/dev/urandom of=/dev/vd{d} bs=64k seek=9 count=16 conv=fsync\n" for d in "bc")
     sums = "for d in b c d e; do echo sum-$d $(head -c 9000000 /dev/vd$d | sha256sum); done"
@@ -244,3 +271,4 @@ async def test_a_mix_of_disks_each_in_its_own_way(two: Two, tmp_path: Path) -> N
     written = blocks(two.b)
     assert written == list(range(len(written)))
     assert opened(file(two.a)) == opened(file(two.a, "root.qcow2")) == []
+    assert os.listdir(shared) == ["disk.img"]

@@ -125,6 +125,25 @@ def test_a_guest_that_comes_finds_its_files_on_claims_or_nothing_is_made(bench: 
     assert bench.prepare(claim(size=MIB), arriving=True).disks[0].format == "raw"
 
 
+def test_a_mark_on_a_volume_is_seen_until_it_is_taken_away(bench: Bench) -> None:
+    place, folder = bench.volume("claims/data"), "/berth/claims/data"
+    media, berth = bench.media, bench.berth
+    assert not media.is_marked(berth, folder, ".berth-1")
+    media.mark(berth, folder, ".berth-1")
+    assert os.listdir(place) == [".berth-1"]
+    assert media.is_marked(berth, folder, ".berth-1")
+    with pytest.raises(HostFault):
+        media.mark(berth, folder, ".berth-1")
+    media.unmark(berth, folder, ".berth-1")
+    media.unmark(berth, folder, ".berth-1")
+    assert os.listdir(place) == []
+    (place / ".berth-2").symlink_to("/etc/passwd")
+    with pytest.raises(HostFault):
+        media.is_marked(berth, folder, ".berth-2")
+    with pytest.raises(HostFault):
+        media.mark(berth, "/berth/claims/none", ".berth-1")
+
+
 def test_what_an_attempt_left_half_made_is_made_anew(bench: Bench) -> None:
     image(bench.volume("images/root") / "disk.qcow2")
     (bench.volume("state") / "root.qcow2.berth-new").write_bytes(b"half")

@@ -13,7 +13,7 @@ import pytest
 
 from berth.agent import receiving
 from berth.agent.machines import Arrival, Machine
-from berth.agent.questions import Offer, Prepared
+from berth.agent.questions import Offer, Prepared, Seen
 from berth.agent.world import Moving, World
 from berth.domain import build, copied, files, xml
 from berth.domain.host import Accelerator, Host
@@ -22,15 +22,17 @@ from berth.effects import memory
 from berth.effects.folders import MachineFolders
 from berth.effects.libvirt_frames import Asked
 from berth.effects.memory_moving import MemoryQemus
+from berth.effects.ports import Berth
 from berth.effects.tunnel import Hello, Line
 from berth.errors import Refused
-from tests.unit.agent.orders import order, uid
+from tests.unit.agent.orders import order, pod, uid
 
 SIZE = 1 << 20
 ORDER = order()
 XML = xml.render(
     build.build(ORDER, files.expected(uid(), ORDER.machine), {"default": "bt0"}, Host(Accelerator.TCG, guest_uid=7))
 )
+BERTH = Berth(pod(), 5, 50)
 DISKS = Path("/run/berth/vms/x/move/disks")
 URI = f"unix://{DISKS}"
 
@@ -38,7 +40,7 @@ URI = f"unix://{DISKS}"
 def arrival(size: int | None = SIZE) -> Arrival:
     disk = copied.Copied("data", "vda", size)
     [file] = files.expected(uid(), ORDER.machine).disks
-    return Arrival("m1", "node-0", XML, 7, build.domain_name(ORDER), ((disk, file),))
+    return Arrival("m1", "node-0", XML, 7, ORDER, BERTH, ((disk, file),))
 
 
 class Bench:
@@ -57,7 +59,8 @@ class Bench:
         """The answer to a source that offers these."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            ours.sendall(Offer(disks=disks).model_dump_json(by_alias=True).encode() + b"\n")
+            for said in (Offer(disks=disks), Seen()):
+                ours.sendall(said.model_dump_json(by_alias=True).encode() + b"\n")
             self.serve("prepare-disks")(Line(cast(Any, theirs)))
             return Prepared.model_validate(json.loads(ours.recv(1 << 20)))
 
@@ -131,7 +134,7 @@ def test_the_copy_is_written_through_this_tunnel_only() -> None:
 
 
 def test_a_guest_without_such_disks_brings_none() -> None:
-    nothing = Arrival("m1", "node-0", XML, 7)
+    nothing = Arrival("m1", "node-0", XML, 7, ORDER, BERTH)
     receiving._check(Asked(XML), nothing, DISKS)
     for bad in (Asked(XML, ("vda",), URI, True), Asked(XML, copies=True), Asked(XML, disks_uri=URI)):
         with pytest.raises(ValueError, match="disks"):

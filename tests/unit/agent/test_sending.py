@@ -21,7 +21,7 @@ OUTGOING = Outgoing(migration="m1", target=Peer(node="node-b", address="10.0.0.2
 @pytest.fixture
 def sending(tmp_path: Path) -> Sending:
     hypervisor = memory.MemoryHypervisor(memory.MemoryNode())
-    return Sending(uid(), OUTGOING, tmp_path, cast(Tunnel, None), hypervisor, lambda: None, order().machine, 7)
+    return Sending(uid(), OUTGOING, tmp_path, cast(Tunnel, None), hypervisor, lambda: None, order().machine, 7, dict)
 
 
 def test_it_knows_which_disks_it_copies(sending: Sending) -> None:

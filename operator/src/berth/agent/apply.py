@@ -194,8 +194,9 @@ class Applier:
         media = _place(machine, order).files
         files = {file.name: file for file in media.disks} if media is not None else {}
         disks = tuple((disk, files[disk.name]) for disk in copied.of(order.machine))
-        name = build.domain_name(order)
-        machine.arrival = Arrival(incoming.migration, incoming.source.node, domain, guest_uid, name, disks)
+        machine.arrival = Arrival(
+            incoming.migration, incoming.source.node, domain, guest_uid, order, _berth(machine, order), disks
+        )
 
     async def _prepare_media(self, machine: Machine, order: Order) -> None:
         hardware = order.machine

@@ -8,15 +8,16 @@ its lock. Used by apply.py (in worker threads), by gather.py and by the tunnel's
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from berth.agent import receiving
+from berth.agent import claims, receiving
 from berth.agent.machines import Machine, Machines
 from berth.agent.questions import LET_GO, Ask, Released, Word
 from berth.agent.sending import Sending
@@ -115,11 +116,18 @@ class Handovers:
                 lambda: self._ring(machine.uid),
                 order.machine,
                 self._machines.guest_uid(machine),
+                functools.partial(self._check_claims, machine, order),
             )
             promises.sending.start()
         berth = machine.place(order.berth.pod_uid).berth
         if order.forward is not None and berth is not None:
             self._world.network.prepare_departure(machine.uid, berth, order.forward)
+
+    def _check_claims(self, machine: Machine, order: Order, marks: Mapping[str, str]) -> None:
+        berth = machine.place(order.berth.pod_uid).berth
+        if berth is None:
+            raise HostFault("the machine's own berth is not found on this node", reason="BerthGone")
+        claims.check(self._world.media, berth, order.machine, marks)
 
     def stopped(self, uid: str) -> None:
         """libvirt has just stopped the guest, in the middle of its migration: what comes for it waits at the target."""

@@ -59,7 +59,8 @@ class Arrival:
     source: str  # the node
     xml: str
     guest_uid: int
-    name: str = ""  # of the domain
+    order: Order
+    berth: Berth
     disks: tuple[tuple[Copied, DiskFile], ...] = ()  # into which the guest's are copied
 
 

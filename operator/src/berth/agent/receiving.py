@@ -16,15 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from berth.agent import claims
 from berth.agent.machines import Arrival, Machine
-from berth.agent.questions import PREPARE, PREPARE_DISKS, Offer, Prepared
+from berth.agent.questions import PREPARE, PREPARE_DISKS, Offer, Prepared, Seen
 from berth.agent.sending import DISKS, LIBVIRT, MEMORY
 from berth.agent.world import Moving, World
-from berth.domain import arriving
+from berth.domain import arriving, build
 from berth.effects import paths, relay
 from berth.effects.libvirt_frames import Asked, Guard
 from berth.effects.tunnel import Hello, Line
-from berth.errors import BerthError, HostFault, Refused
+from berth.errors import BerthError, HostFault, Refused, Unavailable
 
 LIBVIRT_SOCKET: Final = Path("/run/libvirt/libvirt-sock")
 QEMU_SECONDS: Final = 5.0
@@ -61,16 +62,20 @@ assert (LIBVIRT, MEMORY, DISKS) == ("libvirt", "memory", "disks")
 
 
 def _prepare_disks(line: Line, world: World, moving: Moving, uid: str, arrival: Arrival) -> None:
-    """The disks here become as large as the guest knows them, and nothing else: they are empty, and nobody has them."""
+    """The disks here become as large as the guest knows them, and nothing else: they are empty, and nobody has them.
+    Its claims are marked for as long as the source looks whether they are the same."""
     offer = Offer.model_validate_json(line.hear())
     try:
-        if moving.qemus.find(uid, arrival.name) is not None:
+        if moving.qemus.find(uid, build.domain_name(arrival.order)) is not None:
             raise Refused("its copy is there already, with its disks open", reason="DisksInUse")
         _fit(world, arrival, offer)
+        with claims.marked(world.media, arrival.berth, arrival.order.machine) as marks:
+            line.say(Prepared(xml=arrival.xml, marks=marks))
+            Seen.model_validate_json(line.hear())
+    except Unavailable:
+        raise  # the source is gone: nobody to tell
     except BerthError as error:
         line.say(Prepared(reason=error.reason, message=str(error)))
-        return
-    line.say(Prepared(xml=arrival.xml))
 
 
 def _fit(world: World, arrival: Arrival, offer: Offer) -> None:

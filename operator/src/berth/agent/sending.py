@@ -15,14 +15,15 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from berth.agent.questions import PREPARE, PREPARE_DISKS, Offer, Prepared
+from berth.agent import claims
+from berth.agent.questions import PREPARE, PREPARE_DISKS, Offer, Prepared, Seen
 from berth.api.handover import Outgoing
-from berth.api.order import DiskKind, MachineOrder
+from berth.api.order import MachineOrder
 from berth.domain import copied
 from berth.effects import relay
 from berth.effects.libvirt_frames import Gate
@@ -56,6 +57,7 @@ class Sending:
     on_change: Callable[[], None]
     machine: MachineOrder
     guest_uid: int
+    check_claims: Callable[[Mapping[str, str]], None]
     disk_bytes: int = 0  # to be copied, once it is known
     held_at: float | None = None
     finished: bool = False
@@ -122,7 +124,7 @@ class Sending:
                 xml=prepared.xml,
                 bytes_per_second=self.outgoing.bytes_per_second,
                 downtime_ms=self.outgoing.downtime_ms,
-                shares=any(disk.kind is DiskKind.FILE for disk in self.machine.disks),
+                shares=self._shares,
                 disks=tuple(disk.target for disk in self.disks),
                 disks_socket=str(self.folder / DISKS),
             )
@@ -148,18 +150,24 @@ class Sending:
         return Pace(rate).passage if rate is not None else relay.straight
 
     def _prepared(self) -> Prepared:
-        line = self.tunnel.dial(self.outgoing.target, self._hello(PREPARE_DISKS if self.disks else PREPARE))
-        try:
-            if self.disks:
+        writes = bool(self.disks) or self._shares
+        line = self.tunnel.dial(self.outgoing.target, self._hello(PREPARE_DISKS if writes else PREPARE))
+        with contextlib.closing(line):
+            if writes:
                 sizes = {disk.name: self.hypervisor.disk_bytes(self.uid, disk.target) for disk in self.disks}
                 self.disk_bytes = sum(sizes.values())
                 line.say(Offer(disks=sizes))
             prepared = Prepared.model_validate_json(line.hear())
-        finally:
-            line.close()
-        if prepared.reason:
-            raise Refused(f"node {self.outgoing.target.node} refuses: {prepared.message}", reason=prepared.reason)
+            if prepared.reason:
+                raise Refused(f"node {self.outgoing.target.node} refuses: {prepared.message}", reason=prepared.reason)
+            self.check_claims(prepared.marks)
+            if writes:
+                line.say(Seen())
         return prepared
+
+    @property
+    def _shares(self) -> bool:
+        return bool(claims.folders(self.machine))
 
     def _listen(self, channel: str) -> socket.socket:
         path = self.folder / channel

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from berth.api.order import CloudInitOrder, DiskOrder, FileOrder, KernelOrder
 from berth.domain.files import DiskFile, MediaFiles
-from berth.effects import berths, disks, mounts, paths, seed
+from berth.effects import berths, disks, marks, mounts, paths, seed
 from berth.effects.folders import MachineFolders
 from berth.effects.ports import Berth
 from berth.errors import HostFault
@@ -52,6 +52,15 @@ class NodeMedia:
                 cloud_init,
                 vnc=vnc,
             )
+
+    def mark(self, berth: Berth, folder: str, name: str) -> None:
+        marks.make(berth, folder, name)
+
+    def is_marked(self, berth: Berth, folder: str, name: str) -> bool:
+        return marks.found(berth, folder, name)
+
+    def unmark(self, berth: Berth, folder: str, name: str) -> None:
+        marks.remove(berth, folder, name)
 
     def fit(self, guest_uid: int, file: DiskFile, size_bytes: int) -> None:
         disks.fit(guest_uid, file, size_bytes)

@@ -225,6 +225,17 @@ class MemoryMedia:
         )
         return expected(vm_uid, machine)
 
+    def mark(self, berth: Berth, folder: str, name: str) -> None:
+        self.node.did("mark", folder)
+        self.node.marks.add((folder, name))
+
+    def is_marked(self, berth: Berth, folder: str, name: str) -> bool:
+        return (folder, name) in self.node.marks
+
+    def unmark(self, berth: Berth, folder: str, name: str) -> None:
+        self.node.did("unmark", folder)
+        self.node.marks.discard((folder, name))
+
     def fit(self, guest_uid: int, file: DiskFile, size_bytes: int) -> None:
         self.node.did("fit", f"{file.name} {size_bytes}")
 

@@ -48,6 +48,7 @@ class MemoryNode:
     served: set[str] = field(default_factory=set)
     segments: dict[str, SegmentMembers] = field(default_factory=dict)
     moves: memory_doors.Moves = field(default_factory=memory_doors.Moves)
+    marks: set[tuple[str, str]] = field(default_factory=set)  # folder and name: nodes may have one set in common
     moving: memory_moving.Moving = field(default_factory=memory_moving.Moving)
     failing: dict[str, BerthError] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
