@@ -89,7 +89,7 @@ def test_watching_tells_of_trouble_and_of_the_pause(
     assert run("migrate", "web", "--watch") == 0
     out = capsys.readouterr().out
     assert "Insufficient memory" in out
-    assert "stood still for 87 ms; 256Mi of memory" in out
+    assert "stood still for 87 ms; 256Mi in all" in out
     assert "n1 → n2" in out
 
 

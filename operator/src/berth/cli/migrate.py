@@ -152,7 +152,7 @@ def _close(move: Json, *, cancelled: bool) -> None:
     status, name = move.get("status") or {}, move["metadata"]["name"]
     if phase(move) is MigrationPhase.SUCCEEDED:
         pause = f"; the guest stood still for {status['pauseMs']} ms" if status.get("pauseMs") is not None else ""
-        sent = f"; {from_bytes(status['totalBytes'])} of memory" if status.get("totalBytes") else ""
+        sent = f"; {from_bytes(status['totalBytes'])} in all" if status.get("totalBytes") else ""
         screen.out.print(Text("done: ", style="green"), Text(f"{status.get('message', '')}{pause}{sent}"), sep="")
         return
     if phase(move) is MigrationPhase.CANCELLED and cancelled:
