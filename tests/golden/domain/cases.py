@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from berth.api.devices import DiskBus, NicModel
+from berth.api.hardware import CpuMode, CpuOrder
 from berth.api.order import (
     BerthRef,
     CloudInitOrder,
@@ -94,5 +95,8 @@ def cases() -> Iterator[tuple[str, Order, Host]]:
     last = ROOT.model_copy(update={"boot_order": 2})
     yield "network-boot", order(disks=(last, SCRATCH), nics=(netboot, LAN.model_copy(update={"boot_order": 2}))), TCG
     again = {"epoch": 7, "generation": 3, "power": OrderPower.PAUSED, "grace_seconds": 5, "emulation": Emulation.AUTO}
+    cpu = CpuOrder(model="Nehalem", require=("aes", "avx"), disable=("lahf_lm",))
+    yield "named-cpu", order(disks=(ROOT,), cpu=cpu, machine_type="pc-q35-9.2").model_copy(update=emulated), TCG
+    yield "emulated-host-cpu", order(disks=(ROOT,), cpu=CpuOrder(mode=CpuMode.MAXIMUM)), TCG
     yield "recorded", order(disks=(ROOT,)).model_copy(update=again), KVM
     yield "long-name", order(disks=(ROOT,)).model_copy(update={"namespace": "n" * 63, "name": "v" * 253}), KVM

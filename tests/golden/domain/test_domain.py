@@ -53,6 +53,8 @@ def test_what_was_recorded_is_read_back(order: Order, host: Host) -> None:
     guest = xml.read(ObservedDomain(order.uid, "any", DomainState.RUNNING, domain_xml(order, host)))
     assert guest.order == redacted(order)
     assert (guest.guest_uid, guest.accelerator) == (host.guest_uid, host.accelerator)
+    assert guest.machine == (order.machine.machine_type or host.machine)
+    assert guest.cpu_mode == (order.machine.cpu.mode if order.machine.cpu else guest.cpu_mode)
 
 
 @pytest.mark.parametrize(("order", "host"), CASES)

@@ -21,7 +21,7 @@ from berth.agent.settings import Settings
 from berth.agent.world import World
 from berth.effects import memory
 from berth.effects.memory import MemoryNode
-from berth.effects.ports import KvmProbe
+from berth.effects.ports import Abilities, KvmProbe
 from berth.errors import HostFault
 from tests.unit.agent.orders import NODE
 
@@ -69,6 +69,8 @@ async def test_facts_of_a_host(world: World, tmp_path: Path, cgroup: str, versio
     assert (found.node, found.boot_id, found.memory_bytes, found.cgroup_version) == (NODE, "the-boot", 2 << 20, version)
     assert (found.kvm_usable, found.libvirt_version, found.qemu_version) == (True, "11.3.0", "10.0.0")
     assert (found.hypervisor_connected, found.hypervisor_message, found.cpus) == (True, "", os.cpu_count())
+    assert found.machine_types == ("pc-q35-10.0",)
+    assert [cpu.accelerator for cpu in found.host_cpus] == ["tcg"]
 
 
 async def test_a_lost_libvirtd_is_told_and_its_versions_stay(world: World, node: MemoryNode, tmp_path: Path) -> None:
@@ -81,6 +83,21 @@ async def test_a_lost_libvirtd_is_told_and_its_versions_stay(world: World, node:
     node.up = False
     await finder.hypervisor(True, "")  # gone again before it could be asked
     assert not hub.facts.hypervisor_connected
+
+
+async def test_a_libvirt_that_cannot_say_what_qemu_can_be_is_connected_all_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: object) -> Abilities:
+        raise HostFault("QEMU ends at once")
+
+    hub = Hub(facts.first(NODE))
+    finder = FactFinder(world, hub, proc(tmp_path, "cgroup2"), tmp_path / "kvm")
+    await finder.hypervisor(True, "")
+    monkeypatch.setattr(memory.MemoryHypervisor, "abilities", broken)
+    await finder.hypervisor(True, "")
+    assert hub.facts.hypervisor_connected
+    assert hub.facts.machine_types == ("pc-q35-10.0",), "what was known before stays"
 
 
 async def test_a_probe_that_fails_is_no_kvm(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

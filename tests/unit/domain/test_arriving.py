@@ -128,6 +128,10 @@ def another_order(root: Element) -> None:
     part(root, f"metadata/{metadata.TAG}").text = "{}"
 
 
+def another_board(root: Element) -> None:
+    part(root, "os/type").set("machine", "pc-q35-2.4")
+
+
 def another_type(root: Element) -> None:
     root.set("type", "xen")
 
@@ -135,7 +139,7 @@ def another_type(root: Element) -> None:
 HOSTILE: list[Callable[[Element], None]] = [
     command_line, disk, block, shared_folder, host_device, host_input, serial_to_the_net, bridge, script, another_tap,
     open_screen, nobodys_label, roots_label, no_label, more_labels, emulator, firmware, kernel, memory_file,
-    another_machine, more_memory, another_order, another_type,
+    another_machine, more_memory, another_order, another_type, another_board,
 ]  # fmt: skip
 
 

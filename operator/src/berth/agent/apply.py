@@ -120,7 +120,7 @@ class Applier:
                     machine.unplugs.pop(name, None)  # it stays after all
             case steps.MarkStarted(order=order):
                 network = await run(world.berths.network, _berth(machine, order))
-                await run(world.berths.record_start, uid, self._record(machine, order, network))
+                await run(world.berths.record_start, uid, self._record(machine, order, network, facts.qemu_version))
             case steps.Resume():
                 await run(world.hypervisor.resume, uid)
                 machine.resumed_at = asyncio.get_running_loop().time()
@@ -245,7 +245,7 @@ class Applier:
         card = nics.interface(nic, taps[nic.name], this_host, address.plugged(slot), link_up=False)
         await self._world.run(self._world.hypervisor.plug_nic, machine.uid, card.alias, xml.text(card.to_element()))
 
-    def _record(self, machine: Machine, order: Order, network: int) -> StartRecord:
+    def _record(self, machine: Machine, order: Order, network: int, qemu: str) -> StartRecord:
         return StartRecord(
             epoch=order.epoch,
             pod_uid=order.berth.pod_uid,
@@ -253,6 +253,7 @@ class Applier:
             namespace=order.namespace,
             name=order.name,
             at=self._world.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            qemu=qemu,
             network=network,
         )
 

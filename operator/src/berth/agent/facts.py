@@ -58,6 +58,18 @@ class FactFinder:
         if connected:
             update |= {"libvirt_version": versions.libvirt, "qemu_version": versions.qemu, "hypervisor_message": ""}
         self._hub.tell_facts(self._hub.facts.model_copy(update=update))
+        if connected:
+            await self._abilities()
+
+    async def _abilities(self) -> None:
+        """Told after the connection itself: libvirt may have to ask a QEMU that is new to it, for seconds."""
+        try:
+            found = await self._world.run(self._world.hypervisor.abilities)
+        except BerthError as error:
+            _log.warning("what QEMU can be is not known", extra={"error": str(error)})
+            return
+        update = {"machine_types": found.machine_types, "host_cpus": found.cpus}
+        self._hub.tell_facts(self._hub.facts.model_copy(update=update))
 
     async def watch(self) -> None:
         """A module loaded or a device node replaced later is found out without a restart."""

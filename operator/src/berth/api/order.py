@@ -15,6 +15,7 @@ from pydantic import Field
 from berth.api.base import Lenient
 from berth.api.devices import DiskBus, NicModel
 from berth.api.handover import DoorOrder, Forward, Incoming, MigrationReport, Outgoing
+from berth.api.hardware import CpuOrder, HostCpu
 from berth.api.virtualmachine import ConditionStatus, GuestInfo
 
 
@@ -152,6 +153,8 @@ class MachineOrder(Lenient):
 
     cpus: int
     memory_bytes: int
+    cpu: CpuOrder | None = None  # None: what the accelerator gives, the host's own CPU under KVM
+    machine_type: str = ""  # with its version, for example pc-q35-10.0; empty: the agent's own
     kernel: KernelOrder | None = None
     disks: tuple[DiskOrder, ...] = ()
     nics: tuple[NicOrder, ...] = ()
@@ -242,6 +245,9 @@ class Report(Lenient):
     pod_uid: str
     state: GuestState
     accelerator: Literal["kvm", "tcg", ""] = ""
+    machine_type: str = ""  # what it really runs with, whatever was ordered of whichever agent
+    cpu_mode: str = ""
+    qemu_version: str = ""  # of the QEMU that runs it, which may be older than the node's
     started_at: str | None = None
     fate: Fate | None = None
     guest: GuestInfo | None = None
@@ -266,6 +272,8 @@ class NodeFacts(Lenient):
     cpus: int = 0
     memory_bytes: int = 0
     cgroup_version: Literal[1, 2] = 2
+    machine_types: tuple[str, ...] = ()  # pc-q35 of all versions that QEMU here knows; empty: an older agent
+    host_cpus: tuple[HostCpu, ...] = ()
     peer_port: int = 0  # where other nodes' agents are served; 0: an older agent, to and from which nothing moves
     copies_disks: bool = False  # it copies node-local disks when a guest moves; an older agent would leave them behind
 

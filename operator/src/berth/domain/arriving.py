@@ -42,6 +42,7 @@ def check(received: str, asked: str) -> None:
     if strange:
         raise NotOurs(f"<{strange[0]}>")
     _texts(theirs, ours, "os")
+    _machine(theirs, ours)
     for path in ("seclabel", "devices/emulator"):
         if _whole(theirs, path) != _whole(ours, path):
             raise NotOurs(f"another <{path}>: {_whole(theirs, path)}")
@@ -78,6 +79,13 @@ def _texts(theirs: Element, ours: Element, path: str) -> None:
     said = [_words(root.findall(path)) for root in (theirs, ours)]
     if said[0] - said[1]:
         raise NotOurs(f"in <{path}>: {sorted(said[0] - said[1])[0]}")
+
+
+def _machine(theirs: Element, ours: Element) -> None:
+    """The virtual hardware is the one that was ordered, whatever this QEMU would know besides."""
+    said = [{kind.get("machine") for kind in root.iterfind("os/type")} for root in (theirs, ours)]
+    if said[0] != said[1]:
+        raise NotOurs(f"another machine type: {said[0]}")
 
 
 def _whole(root: Element, path: str) -> list[tuple[str, dict[str, str], list[tuple[str, str]]]]:

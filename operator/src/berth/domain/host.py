@@ -11,7 +11,9 @@ from berth.api.order import Emulation
 
 EMULATOR: Final = "/usr/local/bin/berth-qemu"
 MACHINE: Final = "pc-q35-10.0"
-"""Pinned: a machine keeps its virtual hardware when the node's QEMU gets newer."""
+"""Where no controller says which: a machine keeps its virtual hardware when the node's QEMU gets newer."""
+PLAIN_MODEL: Final = "qemu64"
+"""The CPU that is emulated when nobody asks for another one."""
 
 
 class Accelerator(enum.Enum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from berth.api.hardware import CpuOrder
 from berth.domain.devices import Device
 from berth.domain.host import Accelerator
 
@@ -27,6 +28,8 @@ class Domain:
     emulator: str
     guest_uid: int
     cpus: int
+    cpu: CpuOrder | None
+    """None: what the accelerator gives."""
     memory_bytes: int
     boot: DirectBoot | None
     firmware_on_serial: bool

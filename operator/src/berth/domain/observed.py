@@ -51,6 +51,8 @@ class Guest:
     guest_uid: int
     accelerator: Accelerator
     detail: str = ""
+    machine: str = ""
+    cpu_mode: str = ""
     nics: tuple[GuestNic, ...] = ()
     free_slots: tuple[int, ...] = ()
     """Where further NICs could be plugged in."""
@@ -69,6 +71,7 @@ class StartRecord:
     namespace: str = ""
     name: str = ""
     at: str = ""  # RFC 3339
+    qemu: str = ""  # the version of the QEMU that runs it; empty: an older agent did not write it
     network: int = 0  # Berths.network when the guest was wired to it; 0: an older agent did not write it
 
 

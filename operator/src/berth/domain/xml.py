@@ -9,9 +9,10 @@ from typing import Final
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from berth.api.hardware import CpuMode, CpuOrder
 from berth.domain import live, metadata
 from berth.domain.element import element
-from berth.domain.host import Accelerator
+from berth.domain.host import PLAIN_MODEL, Accelerator
 from berth.domain.model import Domain
 from berth.domain.observed import Guest, ObservedDomain
 from berth.errors import HostFault
@@ -71,7 +72,14 @@ def read(observed: ObservedDomain) -> Guest:
         detail=observed.detail,
         nics=nics,
         free_slots=live.free_slots(root),
+        machine=_attribute(root, "os/type", "machine"),
+        cpu_mode=_attribute(root, "cpu", "mode"),
     )
+
+
+def _attribute(root: Element, path: str, name: str) -> str:
+    found = root.find(path)
+    return found.get(name, "") if found is not None else ""
 
 
 def _os(domain: Domain) -> Element:
@@ -91,13 +99,27 @@ def _os(domain: Domain) -> Element:
 
 
 def _cpu(domain: Domain) -> Element:
+    """libvirt looks before the start whether the node can give all of a named model (``partial``)."""
+    topology = element("topology", sockets=1, dies=1, cores=domain.cpus, threads=1)
+    cpu = domain.cpu or _default_cpu(domain.accelerator)
+    if cpu.mode is not CpuMode.CUSTOM:
+        return element("cpu", topology, mode=cpu.mode.value, check="none", migratable="on")
+    features = [
+        element("feature", policy=policy, name=name)
+        for policy, names in (("require", cpu.require), ("disable", cpu.disable))
+        for name in names
+    ]
+    model = element("model", text=cpu.model, fallback="forbid")
+    check = "partial" if domain.cpu is not None else "none"
+    return element("cpu", model, topology, *features, mode="custom", match="exact", check=check)
+
+
+def _default_cpu(accelerator: Accelerator) -> CpuOrder:
     """KVM gives the host's CPU, which a guest uses at full speed. Emulation gets a plain model: given the newest vector
     instructions, a guest's libraries would choose exactly those that are slowest to emulate."""
-    topology = element("topology", sockets=1, dies=1, cores=domain.cpus, threads=1)
-    if domain.accelerator is Accelerator.KVM:
-        return element("cpu", topology, mode="host-passthrough", check="none", migratable="on")
-    model = element("model", text="qemu64", fallback="forbid")
-    return element("cpu", model, topology, mode="custom", match="exact", check="none")
+    if accelerator is Accelerator.KVM:
+        return CpuOrder(mode=CpuMode.HOST_PASSTHROUGH)
+    return CpuOrder(model=PLAIN_MODEL)
 
 
 def _clock() -> Element:

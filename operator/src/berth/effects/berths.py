@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from berth.domain.observed import HandoverRecord, HandoverState, QemuProcess
@@ -127,7 +127,10 @@ class NodeBerths:
 
     def start_record(self, vm_uid: str) -> StartRecord | None:
         text = self.machines.read(vm_uid, "start")
-        return StartRecord(**json.loads(text)) if text is not None else None
+        if text is None:
+            return None
+        known = {each.name for each in fields(StartRecord)}  # a newer agent may have written more
+        return StartRecord(**{name: value for name, value in json.loads(text).items() if name in known})
 
     def record_handover(self, vm_uid: str, record: HandoverRecord) -> None:
         text = json.dumps({**asdict(record), "state": record.state.value})

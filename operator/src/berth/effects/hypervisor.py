@@ -17,9 +17,9 @@ from berth.api.virtualmachine import GuestInfo
 from berth.domain import metadata
 from berth.domain.host import EMULATOR, MACHINE
 from berth.domain.observed import ObservedDomain
-from berth.effects import libvirt_events, libvirt_guest, libvirt_migrate, libvirt_nics, libvirt_words
+from berth.effects import libvirt_abilities, libvirt_events, libvirt_guest, libvirt_migrate, libvirt_nics, libvirt_words
 from berth.effects.libvirt_link import Link
-from berth.effects.ports import DomainEvent, DomainEventKind, HypervisorVersions
+from berth.effects.ports import Abilities, DomainEvent, DomainEventKind, HypervisorVersions
 from berth.effects.ports_moving import TransferStats, Way
 from berth.errors import HostFault
 
@@ -45,6 +45,10 @@ class Libvirt:
     def versions(self) -> HypervisorVersions:
         with self._asking("ask for versions") as connection:
             return HypervisorVersions(_version(connection.getLibVersion()), _version(connection.getVersion()))
+
+    def abilities(self) -> Abilities:
+        with self._asking("ask what QEMU can be") as connection:
+            return libvirt_abilities.ask(connection)
 
     def domains(self) -> list[ObservedDomain]:
         with self._asking("list the domains") as connection:

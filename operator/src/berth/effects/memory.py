@@ -20,7 +20,7 @@ from berth.effects.memory_world import MemoryDomain as MemoryDomain
 from berth.effects.memory_world import MemoryNode as MemoryNode
 from berth.effects.memory_world import MemoryPod as MemoryPod
 from berth.effects.memory_world import OnConnection, OnEvent
-from berth.effects.ports import Berth, DomainEvent, DomainEventKind, HypervisorVersions, KvmProbe
+from berth.effects.ports import Abilities, Berth, DomainEvent, DomainEventKind, HypervisorVersions, KvmProbe
 from berth.errors import HostFault, HypervisorDown, Unavailable
 
 
@@ -32,6 +32,9 @@ class MemoryHypervisor(memory_moving.Sender):
     def versions(self) -> HypervisorVersions:
         self._ask()
         return HypervisorVersions("11.3.0", "10.0.0")
+
+    def abilities(self) -> Abilities:
+        return self._ask().abilities
 
     def domains(self) -> list[ObservedDomain]:
         return [found for uid in self._ask().domains if (found := self.domain(uid)) is not None]

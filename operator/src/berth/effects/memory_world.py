@@ -6,16 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
+from berth.api.hardware import HostCpu
 from berth.api.order import NicOrder, NicReport, SegmentMembers
+from berth.domain.host import MACHINE, PLAIN_MODEL
 from berth.domain.observed import DomainState, StartRecord
 from berth.effects import memory_doors, memory_moving, memory_nics
-from berth.effects.ports import Berth, DomainEvent, DomainEventKind, KvmProbe
+from berth.effects.ports import Abilities, Berth, DomainEvent, DomainEventKind, KvmProbe
 from berth.errors import BerthError
 
 OnEvent = Callable[[DomainEvent], None]
 OnConnection = Callable[[bool, str], None]
 _FIRST_PID = 1000
+_EMULATED: Final = HostCpu(accelerator="tcg", features=("cx16", "sse4.2"), models=(PLAIN_MODEL, "Nehalem"))
+_ABILITIES: Final = Abilities((MACHINE,), (_EMULATED,))
 
 
 @dataclass(slots=True)
@@ -40,6 +45,7 @@ class MemoryNode:
     """``failing``: a port's method name → the error it raises. ``log``: what was done to the world, in order."""
 
     domains: dict[str, MemoryDomain] = field(default_factory=dict)
+    abilities: Abilities = _ABILITIES
     pods: dict[str, MemoryPod] = field(default_factory=dict)
     exits: dict[str, int] = field(default_factory=dict)
     folders: dict[str, StartRecord | None] = field(default_factory=dict)

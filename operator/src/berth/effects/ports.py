@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from berth.api.handover import DoorOrder, Flow, Forward
+from berth.api.hardware import HostCpu
 from berth.api.order import CloudInitOrder, DiskOrder, KernelOrder, NicOrder, NicReport, SegmentMembers
 from berth.api.virtualmachine import GuestInfo
 from berth.domain.files import DiskFile as DiskFile
@@ -51,10 +52,22 @@ class HypervisorVersions:
     qemu: str
 
 
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What QEMU here can be for a guest."""
+
+    machine_types: tuple[str, ...] = ()
+    cpus: tuple[HostCpu, ...] = ()
+
+
 class Hypervisor(Protocol):
     """libvirt on this node. HypervisorDown when libvirtd does not answer; it comes back by itself."""
 
     def versions(self) -> HypervisorVersions: ...
+
+    def abilities(self) -> Abilities:
+        """Takes seconds when libvirt has not asked this QEMU before."""
+        ...
 
     def domains(self) -> list[ObservedDomain]:
         """All domains that Berth made, running or paused."""
