@@ -176,8 +176,8 @@ class Two:
         side.console.begin()
         return pod
 
-    async def start(self, loop: str = COUNT, first: int = 100, **machine: Any) -> str:
-        """A guest on the first node that has counted on its console so far; its uid. ``machine``: more hardware."""
+    async def ordered(self, **machine: Any) -> Order:
+        """A guest on the first node, or the first node's trouble with it."""
         order = tiny(self.place(self.a), args="berth.nodhcp")
         order = order.model_copy(update={"machine": order.machine.model_copy(update=machine)})
         assert self.a.pod is not None
@@ -185,6 +185,11 @@ class Two:
         self.order = order.model_copy(update={"berth": berth})
         status, answer = await self.a.controller.send(self.order)
         assert status == 200, answer
+        return self.order
+
+    async def start(self, loop: str = COUNT, first: int = 100, **machine: Any) -> str:
+        """A guest on the first node that has counted on its console so far; its uid. ``machine``: more hardware."""
+        order = await self.ordered(**machine)
         console = self.a.console
         assert console is not None
         await asyncio.to_thread(console.says, "berth-guest: ready", 120)

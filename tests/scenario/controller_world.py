@@ -55,6 +55,7 @@ class Node:
     present: set[str] = field(default_factory=set)
     sent: dict[str, str] = field(default_factory=dict)
     partitioned: bool = False  # nothing reaches it, and what runs there goes on
+    qemu: str = ""  # the version that starts guests here
     alive: bool = True  # False: the machine lost power
 
 
@@ -270,6 +271,10 @@ class World:
             epoch=order.epoch,
             pod_uid=order.berth.pod_uid,
             state=state,
+            accelerator="kvm" if order.machine.cpu is not None else "",
+            machine_type=order.machine.machine_type,
+            cpu_mode=order.machine.cpu.mode.value if order.machine.cpu is not None else "",
+            qemu_version=(old.qemu_version if old and old.epoch == order.epoch else "") or node.qemu,
             started_at=(old.started_at if old and old.epoch == order.epoch else None) or format_time(self.now),
             fate=fate,
             conditions=good,

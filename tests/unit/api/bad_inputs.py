@@ -57,6 +57,27 @@ BAD: tuple[Bad, ...] = (
     Bad("too-small", good(memory={"size": "1k"}), "spec.memory.size", ("at least 1Mi", "1k")),
     Bad("too-large", good(memory={"size": "999999999999999Pi"}), "spec.memory.size", ("at most 64Ti", "99999Pi")),
     Bad("no-cpu", good(cpu={"count": 0}), "spec.cpu.count", ("at least 1", "0"), ("greater than or equal to 1",)),
+    Bad("cpu-model", good(cpu={"model": "-x"}), "spec.cpu.model", ("-x", "A-Za-z0-9"), ("should match",)),
+    Bad(
+        "cpu-feature",
+        good(cpu={"requireFeatures": ["AVX"]}),
+        "spec.cpu.requireFeatures[0]",
+        ("AVX", "a-z0-9"),
+        ("should match",),
+    ),
+    Bad(
+        "host-with-features",
+        good(cpu={"model": "Host", "requireFeatures": ["avx"]}),
+        "spec.cpu.model",
+        ("with model Host, no features can be required or disabled", "(given: Host)"),
+    ),
+    Bad(
+        "feature-both-ways",
+        good(cpu={"requireFeatures": ["avx"], "disableFeatures": ["avx"]}),
+        "spec.cpu.requireFeatures",
+        ("a feature cannot be required and disabled at once", "(given: avx)"),
+    ),
+    Bad("machine-type", good(machineType="q35"), "spec.machineType", ("q35", "pc-q35-"), ("should match",)),
     Bad("cpu-in-quotes", good(cpu={"count": "2"}), "spec.cpu.count", ("whole number", '"2"'), ("type integer",)),
     Bad(
         "many-cpus", good(cpu={"count": 256}), "spec.cpu.count", ("at most 255", "256"), ("less than or equal to 255",)

@@ -32,7 +32,7 @@ def reasons() -> set[str]:
         found |= set(
             re.findall(r'(?:Cause\([\w.]+|_problem\([\w.]+|CannotRun\(|RefuseOrder\(|Wait\()(?:, )?"([A-Z]\w+)"', text)
         )
-        found |= set(re.findall(r'(?:_failed\(|Answer\((?:True|False), |Word\([\w.]+, )"([A-Z]\w+)"', text))
+        found |= set(re.findall(r'(?:_failed\(|Trouble\(|Answer\((?:True|False), |Word\([\w.]+, )"([A-Z]\w+)"', text))
     for rows in (diagnose.REFUSALS, diagnose.SCHEDULING, diagnose._VOLUMES):
         found |= {reason for _, reason, _ in rows}
     return found - NOT_ON_A_MACHINE

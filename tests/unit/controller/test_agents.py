@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
@@ -136,6 +136,39 @@ async def test_a_life_of_a_link() -> None:
         agents.forget(UID)
         assert agents.view(NODE, UID).report is None
         await agents.close()
+
+
+async def test_what_a_node_is_stays_known_while_its_agent_starts_anew() -> None:
+    fake, heard = FakeAgent(), Heard()
+    async with fake.serving():
+        agents = links(fake.port, heard)
+        assert agents.settled()
+        agents.pod_seen(POD)
+        assert not agents.settled()
+        assert agents.hosts() == ()
+        fake.lines.put_nowait(Hello(facts=FACTS))
+        await until(lambda: agents.hosts())
+        assert not agents.settled(), "its libvirt has not said yet what QEMU there can be"
+        known = FACTS.model_copy(update={"machine_types": ("pc-q35-10.0",), "qemu_version": "10.0.0"})
+        fake.lines.put_nowait(Hello(facts=known))
+        await until(agents.settled)
+        fake.lines.put_nowait(Hello(facts=FACTS))
+        fake.lines.put_nowait(Snapshot(reports=()))
+        await until(lambda: agents.view(NODE, UID).connected)
+        (host,) = agents.hosts()
+        assert (host.node, host.kind.qemu, host.kind.machine_types) == (NODE, "10.0.0", {"pc-q35-10.0"})
+        assert agents.settled()
+        await agents.close()
+
+
+async def test_one_that_does_not_tell_is_not_waited_for_for_long() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    agents = Agents(ClientContexts(AUTHORITY), 1, lambda uid: None, lambda node, facts: None, lambda: now)
+    agents.pod_seen(POD)
+    assert not agents.settled()
+    now += timedelta(seconds=6)
+    assert agents.settled()
+    await agents.close()
 
 
 async def test_a_refusal_is_remembered_until_an_order_is_accepted() -> None:

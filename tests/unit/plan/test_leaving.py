@@ -53,6 +53,14 @@ def test_the_largest_finds_its_place_first_and_room_is_given_once() -> None:
     assert "room" in next(row.message for row in rows.values() if row.blocks)
 
 
+def test_nodes_that_cannot_take_it_are_no_place_for_it() -> None:
+    machine = vm("web")
+    machine["status"]["incompatibleNodes"] = ["b"]
+    pods = [pod("web", "a")]
+    assert told(machine, nodes=[node("b", "8Gi"), node("c")], pods=pods)["web"].to == "c"
+    assert told(machine, nodes=[node("b", "8Gi")], pods=pods)["web"].does == "Stays"
+
+
 def test_what_cannot_or_shall_not_move() -> None:
     machines = [vm("local", able=False), vm("off", eviction="Shutdown"), vm("stays", eviction="Block")]
     rows = told(*machines, nodes=[node("b")], pods=[pod(name, "a") for name in ("local", "off", "stays")])

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from berth.api.base import Live, Model, NextBoot, Rule
+from berth.api.cpu import Cpu
 from berth.api.devices import MOST_DISKS, MOST_NICS, Boot, CloudInit, Disk, Display, Nic, PodNetwork
 from berth.api.kubernetes import ObjectMeta, Placement, Probe
 from berth.api.quantity import Quantity
@@ -54,18 +55,6 @@ class Eviction(enum.StrEnum):
     LIVE_MIGRATE = "LiveMigrate"
     SHUTDOWN = "Shutdown"
     BLOCK = "Block"
-
-
-class Cpu(Model):
-    """The machine's processors."""
-
-    count: Annotated[int, NextBoot] = Field(1, ge=1, le=255, description="Number of virtual CPUs the guest sees.")
-    request: Annotated[str | None, NextBoot] = Field(
-        None,
-        max_length=12,
-        pattern=r"^([1-9][0-9]*m|[0-9]+(\.[0-9]{1,3})?)$",
-        description='CPU the scheduler reserves on the node, as in a pod ("500m", "2"). Default: 100m per virtual CPU.',
-    )
 
 
 class Memory(Model):
@@ -150,6 +139,13 @@ class VirtualMachineSpec(Model):
         Eviction.LIVE_MIGRATE,
         description="What a drain of its node does. LiveMigrate: move it; one that cannot move is shut down and started"
         " elsewhere. Shutdown: that, in any case. Block: the drain waits until somebody else ends it.",
+    )
+    machine_type: Annotated[str | None, NextBoot] = Field(
+        None,
+        max_length=32,
+        pattern=r"^pc-q35-[0-9]+\.[0-9]+(\.[0-9]+)?$",
+        description="The virtual board, in a version of QEMU's. Default: the newest that all nodes know when the"
+        " machine is first started, and that one from then on.",
     )
     cpu: Cpu = Field(default_factory=Cpu, description="The guest's processors.")
     memory: Memory = Field(default_factory=Memory, description="The guest's memory.")
@@ -351,6 +347,13 @@ class VirtualMachineStatus(Model):
     last_exit: LastExit | None = Field(None, description="How the guest ended the last time.")
     pending_changes: list[str] = Field(
         default_factory=list, description="Changed fields that take effect at the next start."
+    )
+    machine_type: str | None = Field(None, description="The virtual board of its last start; the next one has it, too.")
+    cpu_model: str | None = Field(None, description="The CPU model that the guest was given.")
+    incompatible_nodes: list[str] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Nodes that it cannot move to, because of their CPU or QEMU: the condition Migratable tells why.",
     )
     guest: GuestInfo | None = Field(None, description="What the guest says of itself.")
     nics: list[NicStatus] = Field(

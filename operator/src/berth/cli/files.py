@@ -20,7 +20,7 @@ from berth.cli import screen
 from berth.cli.options import Files
 from berth.domain import build, xml
 from berth.domain.observed import DomainState, ObservedDomain, StartRecord
-from berth.plan import berthpod, machine, orders, pending, preview, world
+from berth.plan import berthpod, hardware, machine, orders, pending, preview, world
 from berth.plan.gathered import Gathered
 from berth.plan.steps import Plan
 
@@ -130,7 +130,7 @@ def _order(vm: VirtualMachine, networks: Sequence[Network], emulation: Emulation
         spec=vm.spec,
     )
     cluster = world.Cluster(emulation=emulation)
-    pod = berthpod.berth_pod(thing, 1, cluster)
+    pod = berthpod.berth_pod(thing, 1, cluster, hardware.resolve(vm.spec, cluster))
     pod["metadata"]["uid"] = str(uuid.uuid5(PREVIEW_UID, "pod"))
     pod["spec"]["nodeName"] = NODE
     segments, refused = preview.segments(thing, networks)

@@ -21,10 +21,14 @@ from pydantic import TypeAdapter, ValidationError
 from berth.api import order as words
 from berth.api.order import Changed, Gone, Heartbeat, Hello, Message, NodeFacts, Order, Report, SegmentMembers, Snapshot
 from berth.errors import AgentDown, Refused
+from berth.plan import hosts
 from berth.plan.backoff import retry_seconds
+from berth.plan.hosts import Host
 from berth.plan.world import Agent, Object, Refusal
 
 SILENT_SECONDS: Final = 30.0
+SETTLE_SECONDS: Final = 5.0
+"""So long nothing is started because a new agent has not told what its node is: the CPU of a start is for all nodes."""
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
 LINE_BYTES: Final = 16 * 1024 * 1024
@@ -47,6 +51,8 @@ class Link:
     connected: bool = False
     error: str = ""
     facts: NodeFacts | None = None
+    host: Host | None = None  # what matters of the facts to all machines
+    begun: datetime | None = None  # when it was first seen
     hypervisor_down_since: datetime | None = None
     reports: dict[str, Report] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
@@ -83,7 +89,7 @@ class Agents:
         address = (obj.get("status") or {}).get("hostIP")
         if not node or not address:
             return
-        link = self._links.setdefault(node, Link(node, self._clock()))
+        link = self._links.setdefault(node, Link(node, self._clock(), begun=self._clock()))
         link.pods.add((meta.get("namespace", ""), meta["name"]))
         link.address = address
         if link.task is None or link.task.done():
@@ -134,6 +140,19 @@ class Agents:
         """Which nodes have a usable KVM, and why not."""
         facts = sorted((link.node, link.facts) for link in self._links.values() if link.facts is not None)
         return tuple((node, f.kvm_usable, f.kvm_reason) for node, f in facts)
+
+    def hosts(self) -> tuple[Host, ...]:
+        """What each node is, as far as its agent has said; kept while the agent is away."""
+        return tuple(link.host for _, link in sorted(self._links.items()) if link.host is not None)
+
+    def settled(self) -> bool:
+        """Whether no agent is left that was found just now and has not told what its node is."""
+        return not any(self._is_new(link) for link in self._links.values())
+
+    def _is_new(self, link: Link) -> bool:
+        if not link.pods or link.begun is None or (link.host is not None and link.host.kind.known):
+            return False
+        return (self._clock() - link.begun).total_seconds() < SETTLE_SECONDS
 
     def nodes(self) -> tuple[str, ...]:
         """Those of which an agent pod was seen. One that is being replaced does not make its node go."""
@@ -237,6 +256,9 @@ class Agents:
 
     def _take_facts(self, link: Link, facts: NodeFacts) -> None:
         link.facts = facts
+        host = hosts.read(facts)
+        if host.kind.known or link.host is None:
+            link.host = host  # an agent that has just started does not know yet what was known before
         if facts.hypervisor_connected:
             link.hypervisor_down_since = None
         elif link.hypervisor_down_since is None:

@@ -28,9 +28,12 @@ from berth.effects.cluster import Cluster
 from berth.effects.kube import Kube, path
 from berth.effects.watches import Watch
 from berth.errors import BerthError
+from berth.plan import hardware
+from berth.plan.hosts import Kind
 from berth.plan.moves import Move
 from berth.plan.segment import Segment, SegmentKey
 from berth.plan.world import COMPONENT, COMPONENT_LABEL, KVM_LABEL, Object
+from berth.plan.world import Cluster as Common
 
 SWEEP_SECONDS: Final = 600.0
 NETWORK_WORKERS: Final = 2
@@ -52,7 +55,7 @@ class Leading:
             self._cache,
             self._cluster,
             self._agents,
-            lambda: settings.cluster(self._agents.kvm(), self._agents.nodes(), frozenset(self._cordoned)),
+            self._common,
             self._teller.tell,
             known=self._networks,
             leased=self._leased,
@@ -100,6 +103,7 @@ class Leading:
             self._agents.pods,
         )
         self._labels: dict[str, str] = {}
+        self._kinds: set[Kind] = set()
         self._uids: dict[str, Key] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._background: list[asyncio.Task[None]] = []
@@ -134,6 +138,11 @@ class Leading:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _common(self) -> Common:
+        """What is the same for all machines now."""
+        agents, cordoned = self._agents, frozenset(self._cordoned)
+        return self._settings.cluster(agents.kvm(), agents.nodes(), cordoned, agents.hosts(), agents.settled())
 
     # bells
 
@@ -252,12 +261,29 @@ class Leading:
             self._segment_queue.ring(network.key)
         if facts is None:
             return
+        self._kinds_news()
         for key in self._cache.unplaced():  # what KVM the nodes have is part of why no node fits
             self._queue.ring(key)
         if self._settings.label_nodes:
             task = asyncio.get_running_loop().create_task(self._label(node, facts))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _kinds_news(self) -> None:
+        """A node of another kind than all before it, or one that has become so: where machines may go has changed."""
+        kinds = {host.kind for host in self._agents.hosts()}
+        if kinds == self._kinds:
+            return
+        self._kinds = kinds
+        found = hardware.nodes_baseline(self._common())
+        for group in found.groups:
+            said = {"vendor": group.vendor, "model": group.cpu.model, "nodes": group.nodes}
+            _log.info("CPU baseline", extra=said)
+        for out in found.left_out:
+            lacks = ", ".join(out.missing)
+            _log.warning("node %s is left out of the CPU baseline: it lacks %s", out.node, lacks)
+        for key in self._cache.machines:
+            self._queue.ring(key)
 
     def _ring(self, key: Key | None) -> None:
         if key is not None and key in self._cache.machines:

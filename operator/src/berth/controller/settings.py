@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from berth.api.order import Emulation
 from berth.errors import InvalidSpec
+from berth.plan.cpu_baseline import FLOOR, FLOORS
+from berth.plan.hosts import Host
 from berth.plan.moves import Limits
 from berth.plan.world import Cluster
 
@@ -39,6 +41,7 @@ class Settings(BaseModel):
     health_port: Port = 8080
     migrations_per_node: int = Field(2, ge=1, le=1000)
     migrations_per_cluster: int = Field(5, ge=1, le=10000)
+    cpu_floor: str = Field(FLOOR, pattern=rf"^({'|'.join(FLOORS)})$")  # nodes that lack of it are left out
     door_seconds: int = Field(3600, ge=0, le=604800)  # so long a berth that its guest left may be a door
     lease_name: str = "berth-controller"
     lease_seconds: int = Field(12, ge=3, le=300)  # so long after a leader's last word another may take over
@@ -57,9 +60,12 @@ class Settings(BaseModel):
         kvm: tuple[tuple[str, bool, str], ...] = (),
         nodes: tuple[str, ...] = (),
         cordoned: frozenset[str] = frozenset(),
+        hosts: tuple[Host, ...] = (),
+        settled: bool = True,
     ) -> Cluster:
         """The part that plans read."""
-        return Cluster(self.image, self.image_pull_policy, self.emulation, kvm, nodes, cordoned, self.door_seconds)
+        known = (kvm, nodes, cordoned, self.door_seconds, hosts, settled, self.cpu_floor)
+        return Cluster(self.image, self.image_pull_policy, self.emulation, *known)
 
     @property
     def limits(self) -> Limits:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from berth.api.base import API_VERSION
@@ -18,7 +18,8 @@ from berth.api.kubernetes import Placement, Probe
 from berth.api.order import Emulation
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import KIND, VirtualMachineSpec
-from berth.plan import evicting, networks
+from berth.plan import affinity, evicting, networks
+from berth.plan.hardware import Hardware, to_text
 from berth.plan.world import (
     COMPONENT,
     COMPONENT_LABEL,
@@ -27,6 +28,7 @@ from berth.plan.world import (
     GATE,
     GUARD,
     GUARDED,
+    HARDWARE,
     KVM_LABEL,
     MACHINE,
     RESTARTED_AT,
@@ -81,15 +83,17 @@ def requests(spec: VirtualMachineSpec) -> dict[str, str]:
     return {"cpu": spec.cpu.request or f"{100 * spec.cpu.count}m", "memory": f"{-(-memory // MIB)}Mi"}
 
 
-def berth_pod(machine: Machine, epoch: int, cluster: Cluster) -> Object:
-    """The whole manifest."""
+def berth_pod(
+    machine: Machine, epoch: int, cluster: Cluster, hardware: Hardware | None = None, unlike: Iterable[str] = ()
+) -> Object:
+    """The whole manifest. ``unlike``: the nodes that cannot run this hardware."""
     spec = machine.spec
     assert spec is not None  # an unreadable spec is never planned
     volumes, mounts = _volumes(spec)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(machine, spec, epoch, cluster),
+        "metadata": _metadata(machine, spec, epoch, cluster, hardware),
         "spec": {
             "restartPolicy": "Never",
             "hostname": hostname(machine.name, spec),
@@ -106,12 +110,14 @@ def berth_pod(machine: Machine, epoch: int, cluster: Cluster) -> Object:
             "containers": [_container(spec, cluster, mounts)],
             "volumes": volumes,
             **({"readinessGates": [{"conditionType": GATE}]} if machine.labels else {}),
-            **_placement(spec.placement, cluster.emulation),
+            **_placement(spec.placement, cluster.emulation, unlike),
         },
     }
 
 
-def _metadata(machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: Cluster) -> Object:
+def _metadata(
+    machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: Cluster, hardware: Hardware | None
+) -> Object:
     """A machine's own labels go onto its pod, so that Services and NetworkPolicies select machines by them."""
     guarded = evicting.guarded(spec, spec, cluster)
     return {
@@ -128,6 +134,7 @@ def _metadata(machine: Machine, spec: VirtualMachineSpec, epoch: int, cluster: C
             EPOCH: str(epoch),
             EMULATION: cluster.emulation.value,
             MACHINE: freeze(spec),
+            **({HARDWARE: to_text(hardware)} if hardware is not None else {}),
             **_restart_request(machine),
             **_multus(machine, spec),
             "kubectl.kubernetes.io/default-container": CONTAINER,
@@ -206,10 +213,12 @@ def _resources(spec: VirtualMachineSpec) -> Object:
     return {"requests": {**requests(spec), **whole}, **limits}
 
 
-def _placement(placement: Placement, emulation: Emulation) -> Object:
+def _placement(placement: Placement, emulation: Emulation, unlike: Iterable[str]) -> Object:
     fields = placement.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     if emulation is Emulation.NEVER:
         fields["nodeSelector"] = {**fields.get("nodeSelector", {}), KVM_LABEL: "true"}
+    if away := [affinity.beyond(node) for node in sorted(unlike)]:
+        fields["affinity"] = affinity.required(fields.get("affinity"), away)
     return fields
 
 

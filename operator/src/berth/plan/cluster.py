@@ -13,13 +13,26 @@ from typing import Final
 from berth.api.order import GuestState
 from berth.api.virtualmachine import Power
 from berth.outcome import Wait
-from berth.plan import backoff, berthpod, evacuation, history, migration, networks, orders, pending
+from berth.plan import (
+    backoff,
+    berthpod,
+    compatible,
+    evacuation,
+    hardware,
+    history,
+    migration,
+    networks,
+    orders,
+    pending,
+)
 from berth.plan.acts import AddFinalizer, CreateBerth, DeleteBerth, RemoveFinalizer, SendOrder, Step, Withdraw
 from berth.plan.conditions import AGENT_GRACE, HYPERVISOR_GRACE
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict
 from berth.plan.phases import UNKNOWN_AFTER, Life, Place, life, place
 from berth.plan.place import occupied
-from berth.plan.world import FINALIZER, Agent, Pod, World, frozen_spec
+from berth.plan.world import FINALIZER, Agent, Object, Pod, World, frozen_spec
+
+UNSETTLED_POLL: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +104,22 @@ def _without_berth(world: World, past: History, verdict: Verdict) -> tuple[Step,
         return ()
     epoch = max(past.epoch, world.agent.report.epoch if world.agent and world.agent.report else 0) + 1
     leases, troubles = networks.check(world)
-    if troubles:
+    if troubles or not world.cluster.settled:
         return ()
-    create = CreateBerth(berthpod.berth_pod(machine, epoch, world.cluster), epoch, verdict.message)
+    create = CreateBerth(_berth(world, epoch), epoch, verdict.message)
     if FINALIZER in machine.finalizers:
         return (*leases, create)
     return AddFinalizer("it gets a berth"), *leases, create
+
+
+def _berth(world: World, epoch: int) -> Object:
+    """With the hardware that all nodes can give, or those that can give what was asked for."""
+    machine, cluster = world.machine, world.cluster
+    assert machine.spec is not None  # the caller looked
+    kept = machine.status.machine_type if machine.status is not None else None
+    found = hardware.resolve(machine.spec, cluster, kept)
+    unlike = compatible.start_troubles(found, cluster.emulation, cluster)
+    return berthpod.berth_pod(machine, epoch, cluster, found, unlike)
 
 
 def _stale_order(world: World) -> Withdraw | None:
@@ -151,6 +174,9 @@ def _outdated(world: World, berth: Pod) -> str:
     changed = pending.pending_changes(frozen, spec)
     if changed:
         return f"{', '.join(changed)} changed before the guest ran"
+    unfit = compatible.start_trouble(berth, world.cluster) if berth.node is not None else None
+    if unfit is not None:
+        return f"node {berth.node} {unfit.message}"
     if berth.emulation != world.cluster.emulation and not berth.running:
         return f"the cluster's emulation is now {world.cluster.emulation}"
     if berth.image != world.cluster.berth_image and not berth.running:
@@ -196,6 +222,8 @@ def _look_again(world: World, past: History, verdict: Verdict) -> float | None:
     seconds = [(m - world.now).total_seconds() for m in moments] + migration.look_again(world)
     if _is_stuck(world):
         seconds.append(_poll(world))
+    if not world.cluster.settled:
+        seconds.append(UNSETTLED_POLL)
     waiting = _waiting(world, verdict)
     if waiting is not None:
         seconds.append(waiting.seconds)

@@ -13,7 +13,7 @@ from typing import Final
 
 from berth.api.order import ReportCondition
 from berth.api.virtualmachine import Condition, ConditionStatus, ConditionType, Phase
-from berth.plan import berths, diagnose, migration, networks
+from berth.plan import berths, compatible, diagnose, migration, networks
 from berth.plan import migratable as able
 from berth.plan.diagnose import Cause
 from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict, restart_wanted
@@ -319,8 +319,17 @@ def migratable(world: World) -> Finding:
     spec = frozen or world.machine.spec
     if spec is None:
         return _not_yet(kind, "InvalidSpec", "See the condition SpecValid.", _S.UNKNOWN)
-    found = able.answer(spec, world.cluster)
+    if not world.cluster.settled and (said := _said_before(world, kind)) is not None:
+        return said
+    found = compatible.narrowed(able.answer(spec, world.cluster), world)
     return Finding(kind, _S.TRUE if found.able else _S.FALSE, found.reason, found.message)
+
+
+def _said_before(world: World, kind: ConditionType) -> Finding | None:
+    """What stands in the status, while the nodes have not all told what they are: it is not unsaid and said again."""
+    status = world.machine.status
+    old = next((c for c in status.conditions if c.type == kind), None) if status is not None else None
+    return Finding(kind, old.status, old.reason, old.message) if old is not None else None
 
 
 def summary(seen: Scene, found: list[Finding], phase: Phase) -> str:

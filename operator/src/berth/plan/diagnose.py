@@ -13,6 +13,7 @@ from typing import Final
 
 from berth.api.order import Emulation
 from berth.api.virtualmachine import ConditionType, VirtualMachineSpec
+from berth.plan import compatible, hardware
 from berth.plan.world import Cluster, Pod, PodEvent, Refusal
 
 
@@ -48,6 +49,7 @@ REFUSALS: Final[Rows] = (
     (r"is invalid", "BerthInvalid", "mend the field of the machine's spec that is named here"),
 )
 
+_CPU = "change spec.cpu or spec.machineType, or add a node that can"
 _NODES = "change spec.placement, or the nodes"
 SCHEDULING: Final[Rows] = (
     (r"Insufficient memory", "InsufficientMemory", "make spec.memory.size smaller, or give the cluster memory"),
@@ -134,8 +136,18 @@ def unscheduled(pod: Pod, spec: VirtualMachineSpec | None, cluster: Cluster) -> 
         return _claims(said, volumes, spec)
     if cluster_lacks_kvm(pod, cluster) and re.search("affinity|selector", said):
         return _no_kvm(cluster)
+    unlike = _unlike(pod, cluster)
+    if unlike and len(unlike) == len(cluster.hosts) and re.search("affinity|selector", said):
+        text = f"No node can run it: {compatible.told(unlike)}. Next: {_CPU}."
+        return Cause(ConditionType.PLACEMENT_READY, "NoCompatibleNode", text)
+    if unlike:
+        said = f"{said} (it is kept away from {compatible.told(unlike)})"
     found, step = _find(SCHEDULING, said) or ("Unschedulable", _NODES)
     return Cause(ConditionType.PLACEMENT_READY, found, f"No node fits: {said}. Next: {step}.")
+
+
+def _unlike(pod: Pod, cluster: Cluster) -> dict[str, compatible.Trouble]:
+    return compatible.start_troubles(hardware.from_text(pod.hardware), cluster.emulation_of(pod), cluster)
 
 
 def _claims(said: str, found: tuple[str, str], spec: VirtualMachineSpec | None) -> Cause:

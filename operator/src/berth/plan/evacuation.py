@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from berth.api.base import API_VERSION
 from berth.api.migration import KIND, OWN, Priority
-from berth.api.virtualmachine import Eviction
-from berth.plan import evicting, history, migratable
+from berth.api.virtualmachine import Eviction, VirtualMachineSpec
+from berth.plan import compatible, evicting, history, migratable
 from berth.plan.acts import CreateGuard, CreateMigration, SetGuard, Step
 from berth.plan.phases import Life, life
 from berth.plan.world import GUARD, GUARDED, Object, World, frozen_spec
@@ -44,7 +44,7 @@ def steps(world: World) -> Iterator[Step]:
     """Labels as they are to be; and a move, when its node is to be emptied."""
     berth, frozen = world.berth, frozen_spec(world.berth) if world.berth is not None else None
     if berth is not None and frozen is not None and not berth.terminal and berth.deleted is None:
-        wanted = evicting.guarded(frozen, world.machine.spec, world.cluster)
+        wanted = evicting.guarded(frozen, world.machine.spec, world.cluster) and _stays_or_fits(world, frozen)
         if wanted and berth.node in world.cluster.cordoned:
             yield CreateGuard("a berth in the namespace is guarded")
         if berth.guarded != wanted:
@@ -69,7 +69,16 @@ def _leaves(world: World) -> bool:
         return False
     frozen = frozen_spec(berth)
     wants = spec is not None and spec.eviction is Eviction.LIVE_MIGRATE
-    return wants and frozen is not None and migratable.answer(frozen, world.cluster).able
+    return wants and frozen is not None and _fits(world, frozen)
+
+
+def _fits(world: World, frozen: VirtualMachineSpec) -> bool:
+    return compatible.narrowed(migratable.answer(frozen, world.cluster), world).able
+
+
+def _stays_or_fits(world: World, frozen: VirtualMachineSpec) -> bool:
+    """One that blocks is guarded in any case."""
+    return (world.machine.spec or frozen).eviction is not Eviction.LIVE_MIGRATE or _fits(world, frozen)
 
 
 def migration(world: World) -> Object:

@@ -7,14 +7,11 @@ anything there before the guest has arrived.
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
 
 from berth.api.migration import Target
-from berth.plan import berthpod, berths
+from berth.plan import affinity, berthpod, berths, compatible
 from berth.plan.moves import Move
 from berth.plan.world import (
     EMULATION,
@@ -30,10 +27,6 @@ from berth.plan.world import (
     frozen_spec,
 )
 
-NODE_NAME: Final = "metadata.name"
-"""The only field of a node that affinity knows."""
-AVOID: Final = 100
-
 
 def pod(world: World, move: Move, source: Pod) -> Object | None:
     """The whole manifest; None when the source's annotation was spoiled."""
@@ -41,7 +34,9 @@ def pod(world: World, move: Move, source: Pod) -> Object | None:
     if frozen is None or source.node is None or move.spec is None:
         return None
     epoch = source.epoch + 1
-    made = berthpod.berth_pod(replace(world.machine, spec=frozen), epoch, world.cluster)
+    unlike = compatible.move_troubles(world)
+    hardware = compatible.as_it_runs(world)
+    made = berthpod.berth_pod(replace(world.machine, spec=frozen), epoch, world.cluster, hardware, unlike)
     meta, spec = made["metadata"], made["spec"]
     meta["name"] = berths.incoming_name(world.machine.name, world.machine.uid, epoch)
     meta["annotations"] |= {
@@ -57,34 +52,14 @@ def pod(world: World, move: Move, source: Pod) -> Object | None:
     spec["readinessGates"] = [{"conditionType": GATE}]
     spec["nodeSelector"] = {**spec.get("nodeSelector", {}), **_selector(move.spec.target)}
     target = move.spec.target.node_name if move.spec.target is not None else None
-    spec["affinity"] = _affinity(spec.get("affinity"), source.node, target, {door.node for door in world.former})
+    fields = [affinity.beyond(source.node), *([affinity.within(target)] if target else [])]
+    doors = {door.node for door in world.former if door.node and door.node not in (source.node, target)}
+    spec["affinity"] = affinity.avoiding(affinity.required(spec.get("affinity"), fields), sorted(doors))
     return made
 
 
 def _selector(target: Target | None) -> dict[str, str]:
     return dict(target.node_selector or {}) if target is not None else {}
-
-
-def _affinity(given: Object | None, source: str, target: str | None, doors: Iterable[str | None]) -> Object:
-    """Never the node it is on; rather none that it has just left, and the named one only."""
-    affinity: dict[str, Any] = copy.deepcopy(given or {})
-    of_nodes = affinity.setdefault("nodeAffinity", {})
-    required = of_nodes.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
-    fields = [_field("NotIn", source), *([_field("In", target)] if target else [])]
-    terms = required.get("nodeSelectorTerms") or [{}]
-    required["nodeSelectorTerms"] = [{**term, "matchFields": [*term.get("matchFields", ()), *fields]} for term in terms]
-    avoided = [
-        {"weight": AVOID, "preference": {"matchFields": [_field("NotIn", door)]}}
-        for door in sorted({door for door in doors if door and door not in (source, target)})
-    ]
-    if avoided:
-        preferred = "preferredDuringSchedulingIgnoredDuringExecution"
-        of_nodes[preferred] = [*of_nodes.get(preferred, ()), *avoided]
-    return affinity
-
-
-def _field(operator: str, node: str) -> Object:
-    return {"key": NODE_NAME, "operator": operator, "values": [node]}
 
 
 def selects(move: Move) -> str:

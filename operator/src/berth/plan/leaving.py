@@ -54,6 +54,7 @@ class _Leaver:
     condition: Object
     selector: dict[str, str] = field(default_factory=dict)
     booked: tuple[int, int] = (0, 0)
+    unlike: frozenset[str] = frozenset()
 
 
 def forecast(
@@ -76,7 +77,8 @@ def _one(leaver: _Leaver, rooms: list[Room], rate: float | None) -> Forecast:
         why = "spec.eviction is Shutdown" if able else str(leaver.condition.get("message", "it cannot move"))
         return Forecast(leaver.namespace, leaver.name, "Shut down", message=why)
     cpu, memory = leaver.booked
-    fits = [r for r in rooms if r.cpu >= cpu and r.memory >= memory and leaver.selector.items() <= r.labels.items()]
+    alike = [r for r in rooms if r.name not in leaver.unlike]
+    fits = [r for r in alike if r.cpu >= cpu and r.memory >= memory and leaver.selector.items() <= r.labels.items()]
     if not fits:
         return Forecast(leaver.namespace, leaver.name, "Stays", message="No other node has room for it now.")
     room = max(fits, key=lambda each: each.memory)
@@ -100,6 +102,7 @@ def _leaver(vm: Object, booked: dict[str | None, tuple[int, int]]) -> _Leaver:
         conditions.get("Migratable", {}),
         (spec.get("placement") or {}).get("nodeSelector") or {},
         booked.get(meta["uid"], (0, 0)),
+        frozenset(status.get("incompatibleNodes") or ()),
     )
 
 

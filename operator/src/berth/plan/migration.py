@@ -14,8 +14,9 @@ from berth.api.duration import to_ms
 from berth.api.handover import Incoming, MigrationState, Outgoing, Peer
 from berth.api.order import GuestState, Order
 from berth.api.quantity import to_bytes
-from berth.plan import berths, diagnose, doors, history, incoming, networks, orders
+from berth.plan import berths, compatible, diagnose, doors, history, incoming, networks, orders
 from berth.plan.acts import CreateIncoming, DeleteBerth, SendOrder, SetHere, Step
+from berth.plan.compatible import Trouble
 from berth.plan.diagnose import Cause
 from berth.plan.moves import Move
 from berth.plan.place import occupied
@@ -49,10 +50,20 @@ def _incoming(world: World) -> tuple[Step, ...]:
     if pod.deleted is not None:
         return ()
     if move is not None and goes_on(world) and pod.migration == move.uid and not pod.terminal:
+        if unlike(world, move) is not None:
+            return ()  # it is being given up
         return _tell(world, pod, target_order(world, pod), f"Migration {move.name}: epoch {pod.epoch}")
     if not may_drop(world):
         return ()
     return (DeleteBerth(pod.name, pod.uid, "its Migration is over" if move is None else f"Migration {move.name} is"),)
+
+
+def unlike(world: World, move: Move) -> Trouble | None:
+    """Why the incoming berth's node cannot take the guest, as long as nothing was sent there."""
+    pod = world.incoming
+    if pod is None or pod.node is None or move.sending:
+        return None
+    return compatible.move_troubles(world).get(pod.node)
 
 
 def _was_there(move: Move) -> bool:

@@ -15,7 +15,7 @@ from berth.api.migration import MigrationPhase as Phase
 from berth.api.migration import Priority
 from berth.api.order import GuestState
 from berth.api.virtualmachine import Power
-from berth.plan import berths, doors, history, incoming, migratable, migration
+from berth.plan import berths, compatible, doors, history, incoming, migratable, migration
 from berth.plan.moves import Limits, Move, nodes, turn
 from berth.plan.phases import Life, life
 from berth.plan.times import format_time
@@ -90,6 +90,13 @@ def _refused(world: World, move: Move) -> Word | None:
         return _failed("SameNode", f"{machine.name} is on node {named} already. Next: name another one, or none.")
     if named is not None and world.cluster.nodes and named not in world.cluster.nodes:
         return _failed("TargetMissing", f"There is no node {named} with an agent. Next: name another one, or none.")
+    unlike = compatible.move_troubles(world).get(named) if named is not None else None
+    if unlike is not None:
+        text = f"Node {named} {unlike.message}: nothing was sent there. Next: name another one, or none."
+        return _failed(unlike.reason, text)
+    fits = compatible.narrowed(able, world) if able is not None else None
+    if fits is not None and not fits.able:
+        return _failed(fits.reason, fits.message)
     return None
 
 
@@ -174,6 +181,8 @@ def _broken(world: World, move: Move) -> Word | None:
     if pod is not None and (pod.terminal or pod.deleted is not None):
         said = f": {pod.message}" if pod.message else ""
         return _failed("TargetBerthEnded", f"The pod {pod.name} ended{said}. {world.machine.name} stays where it is.")
+    if pod is not None and (unlike := migration.unlike(world, move)) is not None:
+        return _failed(unlike.reason, f"Node {pod.node} {unlike.message}. {world.machine.name} stays where it is.")
     if _too_old(berths.agent_of(world, pod), world):
         node = pod.node if pod is not None else None
         return _failed("AgentTooOld", f"The agent of node {node} cannot take machines in. Next: upgrade the agents.")

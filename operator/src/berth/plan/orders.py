@@ -15,7 +15,6 @@ from berth.api.order import (
     CloudInitOrder,
     DiskKind,
     DiskOrder,
-    Emulation,
     FileOrder,
     KernelOrder,
     LimitOrder,
@@ -27,7 +26,7 @@ from berth.api.order import (
 )
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import Power, VirtualMachineSpec
-from berth.plan import berthpod, networks
+from berth.plan import berthpod, hardware, networks
 from berth.plan.segment import Segment, SegmentKey
 from berth.plan.world import Cluster, Machine, Pod, frozen_spec
 
@@ -52,8 +51,10 @@ def order(
         epoch=pod.epoch,
         berth=BerthRef(pod_uid=pod.uid, pod_name=pod.name, node=pod.node),
         power=OrderPower.PAUSED if live.power is Power.PAUSED else OrderPower.RUNNING,
-        emulation=Emulation(pod.emulation) if pod.emulation in list(Emulation) else cluster.emulation,
-        machine=_hardware(machine, frozen, tuple(nic for nic in nics if nic is not None)),
+        emulation=cluster.emulation_of(pod),
+        machine=_hardware(machine, frozen, tuple(nic for nic in nics if nic is not None)).model_copy(
+            update=_resolved(pod, cluster)
+        ),
         grace_seconds=frozen.shutdown.grace_period_seconds,
     )
 
@@ -61,6 +62,15 @@ def order(
 def digest(order: Order) -> str:
     """Names an Order's content: two with the same digest ask for the same."""
     return hashlib.sha256(order.model_dump_json().encode()).hexdigest()[:16]
+
+
+def _resolved(pod: Pod, cluster: Cluster) -> dict[str, object]:
+    """What the berth was planned with, as far as it is for its node."""
+    found = hardware.from_text(pod.hardware)
+    if found is None:
+        return {}
+    cpu = hardware.pick(found, cluster.kind(pod.node), cluster.emulation_of(pod))
+    return {"machine_type": found.machine_type, "cpu": cpu}
 
 
 def _hardware(machine: Machine, spec: VirtualMachineSpec, nics: tuple[NicOrder, ...]) -> MachineOrder:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from berth.api.virtualmachine import Condition, ConditionType, GuestInfo, Phase, VirtualMachineStatus
-from berth.plan import conditions, nics, phases
+from berth.plan import compatible, conditions, hardware, nics, phases
 from berth.plan.conditions import Finding
 from berth.plan.history import History, StayOff, Verdict
 from berth.plan.pending import pending_changes
@@ -18,6 +18,7 @@ from berth.plan.phases import Life, Place
 from berth.plan.place import last_node, occupied
 from berth.plan.world import Object, World, format_time, frozen_spec
 
+MOST_NODES: Final = 64
 MESSAGE_CHARS: Final = 4096
 """Others' words are part of messages: no longer than this, so that no status is ever refused or heavy."""
 
@@ -43,6 +44,9 @@ def status(world: World, history: History, verdict: Verdict) -> VirtualMachineSt
         next_start_at=_time(history.next_start_at),
         last_exit=history.last_exit,
         pending_changes=_pending(world) if living and not isinstance(verdict, StayOff) else [],
+        machine_type=_machine_type(world),
+        cpu_model=_cpu_model(world) if living else None,
+        incompatible_nodes=sorted(compatible.move_troubles(world))[:MOST_NODES] if living else [],
         guest=_guest(world, seen.life, living),
         nics=nics.statuses(world, living=living),
         conditions=_stamp(world, [*found, conditions.migratable(world)]),
@@ -63,6 +67,22 @@ def _node(world: World, living: bool) -> str | None:
 def _pending(world: World) -> list[str]:
     frozen = frozen_spec(world.berth) if world.berth else None
     return pending_changes(frozen, world.machine.spec) if frozen and world.machine.spec else []
+
+
+def _machine_type(world: World) -> str | None:
+    """That of the last start: the next one gets the same."""
+    found = hardware.from_text(world.berth.hardware) if world.berth is not None else None
+    old = world.machine.status.machine_type if world.machine.status is not None else None
+    return (found.machine_type if found is not None else "") or old
+
+
+def _cpu_model(world: World) -> str | None:
+    berth = world.berth
+    if berth is None or berth.node is None:
+        return None
+    kind = world.cluster.kind(berth.node)
+    cpu = hardware.pick(hardware.from_text(berth.hardware), kind, world.cluster.emulation_of(berth))
+    return (cpu.model or cpu.mode.value) if cpu is not None else None
 
 
 def _guest(world: World, life: Life, living: bool) -> GuestInfo | None:

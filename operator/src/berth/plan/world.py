@@ -6,6 +6,7 @@ Built by controller/reconcile.py (gather), read by every other module of the pla
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,8 @@ from berth.api import validate
 from berth.api.base import GROUP
 from berth.api.order import Emulation, NodeFacts, Report
 from berth.api.virtualmachine import Power, VirtualMachineSpec, VirtualMachineStatus
+from berth.plan.cpu_baseline import FLOOR
+from berth.plan.hosts import Host, Kind
 from berth.plan.moves import Move
 from berth.plan.segment import Segment, SegmentKey
 from berth.plan.times import format_time as format_time
@@ -28,6 +31,7 @@ Object = dict[str, Any]
 FINALIZER: Final = f"{GROUP}/berth"
 MACHINE: Final = f"{GROUP}/machine"
 EPOCH: Final = f"{GROUP}/epoch"
+HARDWARE: Final = f"{GROUP}/hardware"
 EMULATION: Final = f"{GROUP}/emulation"
 RESTARTED_AT: Final = f"{GROUP}/restartedAt"
 KVM_LABEL: Final = f"{GROUP}/kvm"
@@ -135,6 +139,7 @@ class Pod:
     deleted: datetime | None = None  # by when it is to be gone: the grace period is in it
     epoch: int = 0
     machine: str = ""  # the annotation: JSON of the spec it was made from
+    hardware: str = ""  # the annotation: JSON of the machine type and CPU that its start was resolved to
     emulation: str = ""
     restarted_at: datetime | None = None  # the machine's last restart request when this berth was made
     restart_request: str = ""  # the same, as it was written
@@ -182,6 +187,7 @@ def read_pod(obj: Object) -> Pod:
         deleted=parse_time(meta.get("deletionTimestamp")),
         epoch=int(epoch) if epoch.isdigit() else 0,
         machine=annotations.get(MACHINE, ""),
+        hardware=sys.intern(annotations.get(HARDWARE, "")),  # the same in most
         emulation=annotations.get(EMULATION, ""),
         restarted_at=parse_time(annotations.get(RESTARTED_AT)),
         restart_request=annotations.get(RESTARTED_AT, ""),
@@ -284,6 +290,16 @@ class Cluster:
     nodes: tuple[str, ...] = ()  # that have or had an agent since this controller leads; empty: nothing is known yet
     cordoned: frozenset[str] = frozenset()  # nodes that are to be emptied
     door_seconds: int = 3600  # so long a berth that its guest has left may be a door
+    hosts: tuple[Host, ...] = ()  # of every agent that ever told its facts
+    settled: bool = True  # no agent that has just been found is still to tell its facts
+    cpu_floor: str = FLOOR  # a node that lacks any of it is left out of the baseline
+
+    def kind(self, node: str | None) -> Kind | None:
+        return next((host.kind for host in self.hosts if host.node == node), None)
+
+    def emulation_of(self, pod: Pod) -> Emulation:
+        """What holds for a berth: what held when it was made."""
+        return Emulation(pod.emulation) if pod.emulation in list(Emulation) else self.emulation
 
 
 @dataclass(frozen=True, slots=True)
