@@ -18,6 +18,7 @@ from testbed import errors, images, images_archive, settings
 TINY = images.Image("guest-tiny", "guests/tiny/Dockerfile", f"{images.REGISTRY}/guest-tiny", "dev")
 DEBIAN = images.Image("guest-debian", "guests/debian/Dockerfile", f"{images.REGISTRY}/guest-debian", "dev")
 GUESTS = (TINY, DEBIAN)
+OLDER_QEMU = images.Image("older-qemu", "guests/older-qemu/Dockerfile", f"{images.REGISTRY}/older-qemu", "dev")
 
 # Quiet, because a serial line costs time; no relocation and no self-tests of ciphers, which no test needs.
 # no_timer_check: emulated on a busy host the timer may tick too late for the kernel, which then gives up ("IO-APIC +
@@ -47,8 +48,13 @@ def debian_disk(where: settings.Settings | None = None) -> Path:
     return _unpacked(DEBIAN, where or settings.load()) / DEBIAN_DISK
 
 
+def older_qemu(where: settings.Settings | None = None) -> Path:
+    """A folder with Debian 12's QEMU, which expects to be mounted at /older."""
+    return _unpacked(OLDER_QEMU, where or settings.load()) / "older"
+
+
 def _unpacked(guest: images.Image, where: settings.Settings) -> Path:
-    [archive] = images.ensure([guest.name], where, GUESTS)
+    [archive] = images.ensure([guest.name], where, [guest])
     folder = where.cache / "guests" / archive.stem
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")

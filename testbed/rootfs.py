@@ -120,6 +120,7 @@ def run(command: Sequence[str], *, libvirtd: bool = False) -> int:
         raise errors.TestbedError("the agent's root file system needs root: run as root or with sudo")
     where = settings.load()
     guests.tiny_files(where)  # nothing can be built inside
+    guests.older_qemu(where)
     with ensure(where) as root:
         words = argv(root, command, libvirtd=libvirtd, where=where)
         return subprocess.run(words, env=environment(os.environ, where), check=False).returncode

@@ -46,6 +46,7 @@ exec sleep 100000
 COUNT = "i=0; while :; do echo n$i; i=$((i+1)); done"
 CUT = "table inet cut {{ chain cut {{ type filter hook prerouting priority -400; ip saddr {} drop; }}; }}"
 """nft's words for a node that hears nothing of another one."""
+_OLDER = "mkdir -p /older; mount --bind $1 /older; mount --bind /older/qemu /usr/bin/qemu-system-x86_64"
 _PIDS = "for file in /run/libvirt/qemu/*.pid; do cat $file; echo; done"
 
 
@@ -62,6 +63,7 @@ class Node:
     folder: Path
     held: subprocess.Popen[bytes] | None = None
     libvirtd: subprocess.Popen[bytes] | None = None
+    older_qemu: Path | None = None
 
     def up(self) -> None:
         (self.folder / "etc").mkdir(parents=True)
@@ -73,6 +75,8 @@ class Node:
         shell(f"ip link add {link} type veth peer name eth0 netns {self.held.pid}; ip link set {link} master nodes up")
         self.run("ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
+        if self.older_qemu is not None:
+            self.run("sh", "-euc", _OLDER, "node", str(self.older_qemu))
         self.start_libvirtd()
 
     @property
@@ -297,14 +301,17 @@ class Two:
 
 
 @contextlib.asynccontextmanager
-async def two_nodes(folder: Path, start_pod: Callable[..., pods.FakePod]) -> AsyncIterator[Two]:
+async def two_nodes(
+    folder: Path, start_pod: Callable[..., pods.FakePod], older_qemu: Path | None = None
+) -> AsyncIterator[Two]:
+    """``older_qemu``: what the second one has."""
     shell("ip link del nodes 2>/dev/null || true")
     shell(f"ip link add nodes type bridge; ip addr add {HERE}/24 dev nodes; ip link set nodes up")
     authority = certificates.new_authority(agents.now())
     async with contextlib.AsyncExitStack() as stack:
         sides = []
         for number, name in enumerate(("node-a", "node-b"), start=2):
-            node = Node(name, f"10.99.0.{number}", folder / name)
+            node = Node(name, f"10.99.0.{number}", folder / name, older_qemu=older_qemu if number == 3 else None)
             stack.callback(node.down)
             await asyncio.to_thread(node.up)
             own = folder / f"controller-{name}"
