@@ -76,6 +76,28 @@ def test_disks_of_the_node_go_along(make: Make) -> None:
     assert vm.shell("echo more | dd of=/dev/vda conv=fsync 2>/dev/null; head -c 4 /dev/vda").strip() == "more"
 
 
+def test_a_machine_keeps_its_cpu_and_board_over_moves(make: Make) -> None:
+    asked = {"model": "Nehalem", "requireFeatures": ["aes"]}
+    vm = make(tiny("modelled", cpu=asked, machineType="pc-q35-9.2"))
+    vm.wait_up()
+    first = vm.status()
+    assert (first["cpuModel"], first["machineType"]) == ("Nehalem", "pc-q35-9.2")
+    for name in ("one", "two"):
+        before = vm.status()["node"]
+        move(vm, name)
+        moved(vm, name)
+        after = vm.status()
+        assert after["node"] != before
+        assert (after["cpuModel"], after["machineType"]) == ("Nehalem", "pc-q35-9.2")
+    assert vm.status()["startedAt"] == first["startedAt"]
+
+
+def test_a_cpu_that_no_node_has_is_told_with_the_nodes(make: Make) -> None:
+    vm = make(tiny("toonew", cpu={"requireFeatures": ["avx512f"]}))
+    wait("the reason", lambda: vm.condition("PlacementReady").get("reason") == "NoCompatibleNode", 20)
+    assert "lacks avx512f" in vm.condition("PlacementReady")["message"]
+
+
 def test_what_cannot_move_is_refused_at_once(make: Make) -> None:
     vm = make(tiny("stays"))
     vm.wait_up()
