@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from berth.domain.host import MACHINE, PLAIN_MODEL
 from berth.domain.observed import DomainState
 from berth.effects.hypervisor import Libvirt
 from berth.effects.ports import DomainEventKind
 from berth.effects.probe import HostProber
 from berth.errors import HostFault, HypervisorDown
 from tests.contract import libvirtd, pods
-from tests.contract.libvirtd import QemuBench
+from tests.contract.libvirtd import Bench, QemuBench
 
 # qemu-guest-agent in the guest's shell, with a host name that would colour a terminal and break a limit.
 TALKING_AGENT = r"""exec 3<>$(echo /dev/vport*p1)
@@ -46,6 +47,32 @@ def bench(daemon: libvirtd.Daemon) -> Iterator[QemuBench]:
     daemon.start()
     pods.until(lambda: _answers(made), 20, "libvirtd's answer")
     made.close()
+
+
+@pytest.fixture(params=["memory", "qemu"])
+def either(request: pytest.FixtureRequest, daemon: libvirtd.Daemon) -> Iterator[Bench]:
+    """Those of which it can be asked what QEMU can be."""
+    made = libvirtd.memory() if request.param == "memory" else QemuBench(Libvirt())
+    yield made
+    made.close()
+
+
+def test_what_qemu_can_be(either: Bench) -> None:
+    found = either.hypervisor.abilities()
+    assert found == either.hypervisor.abilities()
+    assert MACHINE in found.machine_types
+    emulated = next(cpu for cpu in found.cpus if cpu.accelerator == "tcg")
+    assert "sse4.2" in emulated.features
+    assert emulated.models.index(PLAIN_MODEL) < emulated.models.index("Nehalem"), "the richer one comes later"
+
+
+def test_a_board_that_is_not_there_is_refused(either: Bench) -> None:
+    machine = either.order.machine.model_copy(update={"machine_type": "pc-q35-99.0"})
+    either.order = either.order.model_copy(update={"machine": machine})
+    with pytest.raises(HostFault, match=r"machine type 'pc-q35-99\.0'") as refused:
+        either.hypervisor.create_paused(either.xml())
+    assert refused.value.reason == "DomainRefused"
+    assert either.hypervisor.domains() == []
 
 
 def run(bench: QemuBench, args: str = "") -> None:

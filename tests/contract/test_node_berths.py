@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import stat
 import subprocess
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,8 @@ def test_start_record_is_kept_with_the_folder(start_pod: StartPod, berths: NodeB
     record = StartRecord(epoch=3, pod_uid="p", guest_uid=1_900_000_000)
     berths.record_start(VM, record)
     assert NodeBerths(berths.machines).start_record(VM) == record
+    berths.machines.write(VM, "start", json.dumps({**asdict(record), "later": 1}))
+    assert NodeBerths(berths.machines).start_record(VM) == record, "a newer agent wrote more"
     assert berths.folders() == [VM]
     berths.forget(VM)
     berths.forget(VM)

@@ -158,6 +158,10 @@ async def test_what_a_node_is_stays_known_while_its_agent_starts_anew() -> None:
         (host,) = agents.hosts()
         assert (host.node, host.kind.qemu, host.kind.machine_types) == (NODE, "10.0.0", {"pc-q35-10.0"})
         assert agents.settled()
+        agents.pod_gone(("ns", "agent-x"))
+        assert agents.hosts() == (host,), "its pod may be about to be replaced"
+        agents._clock = lambda: datetime.now(UTC) + timedelta(minutes=11)
+        assert agents.hosts() == ()
         await agents.close()
 
 

@@ -120,6 +120,17 @@ def test_an_emulated_guest_and_one_with_kvm_do_not_change_places() -> None:
     assert reasons(at(emulated, cpus.node("too"), emulation=Emulation.ALWAYS)) == {}
 
 
+def test_a_node_without_kvm_is_not_told_of_to_every_machine() -> None:
+    seen = at(HASWELL, cpus.node("control"), replace(HASWELL, node="twin"))
+    assert reasons(seen) == {"control": "KvmUnavailable"}
+    fine = migratable.Answer(True, "Movable", "It can.")
+    assert compatible.narrowed(fine, seen) is fine
+    alone = at(HASWELL, cpus.node("control"))
+    assert compatible.narrowed(fine, alone).message.startswith(
+        "No other node can take it: node control has no KVM that"
+    )
+
+
 def test_nothing_is_held_against_a_node_that_has_not_told() -> None:
     silent = cpus.node("quiet", types=())
     assert reasons(seen_by(at(HASWELL), HASWELL, silent)) == {}

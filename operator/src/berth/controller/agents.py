@@ -32,6 +32,8 @@ SETTLE_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
 LINE_BYTES: Final = 16 * 1024 * 1024
+FORGET_SECONDS: Final = 600.0
+"""So long a node without an agent pod counts for the CPU that all nodes can give."""
 _MESSAGE: Final[TypeAdapter[Message]] = TypeAdapter(Message)
 _log = logging.getLogger(__name__)
 
@@ -142,8 +144,13 @@ class Agents:
         return tuple((node, f.kvm_usable, f.kvm_reason) for node, f in facts)
 
     def hosts(self) -> tuple[Host, ...]:
-        """What each node is, as far as its agent has said; kept while the agent is away."""
-        return tuple(link.host for _, link in sorted(self._links.items()) if link.host is not None)
+        """What each node is, as far as its agent has said; kept while the agent is away, and forgotten with its pod."""
+        return tuple(host for _, link in sorted(self._links.items()) if (host := self._host(link)) is not None)
+
+    def _host(self, link: Link) -> Host | None:
+        """An agent's pod that is replaced is away for some seconds; a node that was taken away has none any more."""
+        away = (self._clock() - link.silent_since).total_seconds() if link.silent_since is not None else 0.0
+        return link.host if link.pods or away < FORGET_SECONDS else None
 
     def settled(self) -> bool:
         """Whether no agent is left that was found just now and has not told what its node is."""

@@ -271,7 +271,7 @@ class Leading:
 
     def _kinds_news(self) -> None:
         """A node of another kind than all before it, or one that has become so: where machines may go has changed."""
-        kinds = {host.kind for host in self._agents.hosts()}
+        kinds = {host.kind for host in self._agents.hosts() if host.kind.known}
         if kinds == self._kinds:
             return
         self._kinds = kinds

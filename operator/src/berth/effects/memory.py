@@ -48,6 +48,11 @@ class MemoryHypervisor(memory_moving.Sender):
         uid = root.findtext("uuid", "")
         if uid in node.domains:
             return
+        board = root.find("os/type")
+        machine = board.get("machine", "") if board is not None else ""
+        if machine not in node.abilities.machine_types:
+            text = f"this node's libvirt refuses the machine: the emulator does not support machine type '{machine}'"
+            raise HostFault(text, reason="DomainRefused")
         node.did("create_paused", uid)
         node.domains[uid] = MemoryDomain(root.findtext("name", ""), xml)
         node.emit(DomainEvent(uid, DomainEventKind.STARTED, "booted"))

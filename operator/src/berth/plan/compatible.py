@@ -21,6 +21,7 @@ from berth.plan.migratable import Answer
 from berth.plan.world import Cluster, Pod, World
 
 MOST_NAMES: Final = 8
+_NO_KVM: Final = "KvmUnavailable"
 _NEXT: Final = "start it with spec.cpu.model Baseline, or add a node like its own"
 
 
@@ -126,8 +127,11 @@ def _move(guest: Running, emulation: Emulation, source: Kind | None, target: Kin
     accelerator = target.accelerator(emulation)
     if not target.known:
         return None
+    if not accelerator:
+        return Trouble(_NO_KVM, "has no KVM that works")
     if accelerator != guest.accelerator:
-        return Trouble("AcceleratorDiffers", f"would run it with {accelerator or 'nothing'}, not {guest.accelerator}")
+        words = {"kvm": "runs it with KVM", "tcg": "emulates it"}
+        return Trouble("AcceleratorDiffers", f"{words[accelerator]}, and its own node {words[guest.accelerator]}")
     return _machine_type(guest.machine_type, target, guest.qemu) or _older(guest, target) or _cpu(guest, source, target)
 
 
@@ -199,4 +203,7 @@ def narrowed(found: Answer, world: World) -> Answer:
     if {*world.cluster.nodes, *troubles} - {world.berth.node} == troubles.keys():
         text = f"No other node can take it: {told(troubles)}. Next: {_NEXT}."
         return Answer(False, "NoCompatibleNode", text)
-    return Answer(True, found.reason, f"{found.message} It cannot go to every node: {told(troubles)}.")
+    unlike = {node: trouble for node, trouble in troubles.items() if trouble.reason != _NO_KVM}
+    if not unlike:
+        return found  # that a node runs no guests at all is nothing to tell every machine
+    return Answer(True, found.reason, f"{found.message} It cannot go to every node: {told(unlike)}.")

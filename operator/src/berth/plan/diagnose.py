@@ -137,7 +137,8 @@ def unscheduled(pod: Pod, spec: VirtualMachineSpec | None, cluster: Cluster) -> 
     if cluster_lacks_kvm(pod, cluster) and re.search("affinity|selector", said):
         return _no_kvm(cluster)
     unlike = _unlike(pod, cluster)
-    if unlike and len(unlike) == len(cluster.hosts) and re.search("affinity|selector", said):
+    run_guests = [host for host in cluster.hosts if host.kind.accelerator(cluster.emulation_of(pod))]
+    if unlike and len(unlike) == len(run_guests) and re.search("affinity|selector", said):
         text = f"No node can run it: {compatible.told(unlike)}. Next: {_CPU}."
         return Cause(ConditionType.PLACEMENT_READY, "NoCompatibleNode", text)
     if unlike:
