@@ -72,6 +72,16 @@ def test_features_are_added_to_the_baseline_and_taken_from_it() -> None:
     assert found.disable == ("avx2",)
 
 
+def test_who_asks_for_nesting_gets_all_of_it() -> None:
+    found = on(UNLIKE, "c", resolved(UNLIKE, cpu={"requireFeatures": ["svm"]}))
+    assert found is not None
+    assert {"svm", "npt", "nrip-save"} <= {*found.require}
+    assert found.disable == ()
+    without = on(UNLIKE, "c", resolved(UNLIKE, cpu={"disableFeatures": ["avx"]}))
+    assert without is not None
+    assert without.disable == ("avx", "npt", "nrip-save", "svm")
+
+
 def test_what_was_asked_for_holds_without_any_node() -> None:
     nobody = Cluster()
     assert hardware.resolve(spec(), nobody) is None

@@ -28,7 +28,9 @@ _SVM: Final = frozenset(
         *("svm", "svm-lock", "svme-addr-chk", "tsc-scale", "v-vmsave-vmload", "vgif", "vmcb-clean", "vnmi"),
     }
 )
-"""Guests that are hosts themselves do not get through a move unharmed: who wants that asks for it."""
+"""For guests that are hosts themselves. Models may bring them along: they are taken away by name."""
+NESTING: Final = frozenset({"svm", "vmx"})
+"""Who asks for one of these gets all that belongs to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Group:
     vendor: str
     nodes: tuple[str, ...]
     cpu: CpuOrder
+    nested: tuple[str, ...] = ()  # features that all have and that are not part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,10 @@ def baseline(cpus: Iterable[tuple[str, Cpu]], floor: str = FLOOR) -> Baseline:
 def _group(vendor: str, members: list[tuple[str, Cpu]]) -> Group:
     cpus = list(dict.fromkeys(cpu for _, cpu in members))
     features = frozenset.intersection(*(cpu.features for cpu in cpus))
-    order = CpuOrder(model=_model(cpus), require=tuple(sorted(name for name in features if not _nested(name))))
-    return Group(vendor, tuple(node for node, _ in members), order)
+    nested = tuple(sorted(name for name in features if _nested(name)))
+    off = tuple(name for name in nested if not name.startswith("vmx-"))  # those fall with vmx itself
+    order = CpuOrder(model=_model(cpus), require=tuple(sorted(features - {*nested})), disable=off)
+    return Group(vendor, tuple(node for node, _ in members), order, nested)
 
 
 def _model(cpus: list[Cpu]) -> str:

@@ -20,7 +20,7 @@ from berth.api.order import Emulation
 from berth.api.virtualmachine import VirtualMachineSpec
 from berth.domain.host import MACHINE, PLAIN_MODEL
 from berth.plan import hosts as nodes
-from berth.plan.cpu_baseline import Baseline, baseline
+from berth.plan.cpu_baseline import NESTING, Baseline, baseline
 from berth.plan.hosts import Host, Kind
 from berth.plan.world import Cluster
 
@@ -78,8 +78,11 @@ def nodes_baseline(cluster: Cluster) -> Baseline:
 
 def _baseline(asked: Cpu, cluster: Cluster) -> Iterator[Choice]:
     for group in nodes_baseline(cluster).groups:
-        features = {*group.cpu.require, *asked.require_features} - {*asked.disable_features}
-        cpu = CpuOrder(model=group.cpu.model, require=tuple(sorted(features)), disable=tuple(asked.disable_features))
+        wanted, unwanted = {*asked.require_features}, {*asked.disable_features}
+        wanted |= {*group.nested} if wanted & NESTING else set()
+        require = tuple(sorted({*group.cpu.require, *wanted} - unwanted))
+        disable = tuple(sorted({*group.cpu.disable} - wanted | unwanted))
+        cpu = CpuOrder(model=group.cpu.model, require=require, disable=disable)
         yield Choice(accelerator="kvm", vendor=group.vendor, cpu=cpu)
 
 
