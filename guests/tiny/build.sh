@@ -7,7 +7,9 @@ mkdir -p "$out" "$root/bin" "$root/dev" "$root/etc" "$root/modules" "$root/proc"
 mkdir -p /tmp/headers && ln -sfn /usr/include/linux /tmp/headers/linux && ln -sfn /usr/include/asm-generic /tmp/headers/asm-generic
 ln -sfn /usr/include/x86_64-linux-gnu/asm /tmp/headers/asm
 musl-gcc -std=gnu17 -static -Os -s -Wall -Wextra -Werror -idirafter /tmp/headers -o "$root/init" "$sources"/init.c "$sources"/services.c "$sources"/devices.c "$sources"/network.c
-musl-gcc -std=gnu17 -static -Os -s -Wall -Wextra -Werror -idirafter /tmp/headers -o "$root/bin/frames" "$sources"/frames.c
+for program in frames dirty; do
+    musl-gcc -std=gnu17 -static -Os -s -Wall -Wextra -Werror -idirafter /tmp/headers -o "$root/bin/$program" "$sources/$program.c"
+done
 cp /usr/bin/busybox "$root/bin/busybox"
 for applet in $("$root/bin/busybox" --list); do [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"; done
 install -m 755 "$sources/dhcp" "$root/etc/dhcp"

@@ -15,6 +15,7 @@ from berth.effects.hypervisor import Libvirt
 from berth.effects.ports import DomainEventKind
 from berth.effects.ports_moving import Way
 from berth.errors import BerthError, HostFault
+from berth.plan.method import Kind, Method
 from tests.contract import libvirtd
 from tests.contract.libvirtd import Bench
 
@@ -121,6 +122,8 @@ def test_nothing_is_sent_before_it_is_asked_for(bench: Bench) -> None:
     assert bench.hypervisor.transfer(UNKNOWN) is None
     bench.hypervisor.abort_migration(bench.uid)
     bench.hypervisor.abort_migration(UNKNOWN)
+    bench.hypervisor.allow_pause(bench.uid, 100)
+    bench.hypervisor.allow_pause(UNKNOWN, 100)
     assert state(bench) is DomainState.PAUSED
 
 
@@ -132,7 +135,7 @@ def test_a_disk_that_is_not_there_has_no_size(bench: Bench) -> None:
 
 
 def test_a_guest_that_nobody_takes_stays(bench: Bench, tmp_path: Path) -> None:
-    way = Way(str(tmp_path / "nobody"), str(tmp_path / "memory"), bench.xml())
+    way = Way(str(tmp_path / "nobody"), str(tmp_path / "memory"), bench.xml(), Method(Kind.PRECOPY, "a test", 300))
     bench.hypervisor.create_paused(bench.xml())
     bench.hypervisor.resume(bench.uid)
     for uid in (bench.uid, UNKNOWN):

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from berth.domain.host import MACHINE, PLAIN_MODEL
-from berth.domain.observed import DomainState
+from berth.domain.observed import DomainState, QemuProcess
+from berth.effects.berths import facts_of
 from berth.effects.hypervisor import Libvirt
 from berth.effects.ports import DomainEventKind
 from berth.effects.probe import HostProber
+from berth.effects.qemu_process import NodeQemus
 from berth.errors import HostFault, HypervisorDown
 from tests.contract import libvirtd, pods
 from tests.contract.libvirtd import Bench, QemuBench
@@ -86,6 +88,32 @@ def test_a_guest_that_powers_itself_off(bench: QemuBench) -> None:
     bench.heard(DomainEventKind.SHUTDOWN, "guest", 60)
     bench.heard(DomainEventKind.STOPPED, "shutdown")
     bench.gone()
+
+
+def test_how_fast_a_guest_changes_its_memory(bench: QemuBench) -> None:
+    """And how much of it holds anything."""
+    run(bench)
+    bench.wait_ready()
+    qemus, size = NodeQemus(), bench.order.machine.memory_bytes
+    process = QemuProcess(bench.pid(), facts_of(bench.pid()).start_time)  # type: ignore[union-attr]
+    rests = qemus.pace(process, size, 1, 2)
+    assert rests is not None
+    assert 16 << 20 < rests.memory < size // 2
+    assert rests.dirty < 4 << 20
+    bench.type("dirty 65536 32768 &")
+    bench.shows("it begins", 60)
+    found = [qemus.pace(process, size, 1, 2) for _ in range(3)]
+    print(rests, found)
+    for pace in found:
+        assert pace is not None
+        assert (48 << 20) < pace.memory - rests.memory < (80 << 20)
+        assert (16 << 20) < pace.dirty < (48 << 20)
+        assert pace.working is not None
+        assert (32 << 20) < pace.working < (128 << 20)
+        assert 0 < pace.busy <= 1
+    assert qemus.pace(process, size * 2, 1, 0) is None
+    assert qemus.pace(QemuProcess(process.pid, 1), size, 1, 0) is None
+    assert qemus.pace(QemuProcess(1 << 22, 1), size, 1, 0) is None
 
 
 def test_a_guest_that_reboots_is_the_same_domain(bench: QemuBench) -> None:

@@ -191,14 +191,18 @@ class Two:
         assert status == 200, answer
         return self.order
 
-    async def start(self, loop: str = COUNT, first: int = 100, **machine: Any) -> str:
-        """A guest on the first node that has counted on its console so far; its uid. ``machine``: more hardware."""
+    async def start(self, loop: str = COUNT, first: int = 100, load: str = "", **machine: Any) -> str:
+        """A guest on the first node that has counted on its console so far; its uid. ``load``: a command that runs
+        beside that; ``machine``: more hardware."""
         order = await self.ordered(**machine)
         console = self.a.console
         assert console is not None
         await asyncio.to_thread(console.says, "berth-guest: ready", 120)
         console.type("")
         await asyncio.to_thread(console.says, "berth-guest#", 60)
+        if load:
+            console.type(f"{load} &")
+            await asyncio.to_thread(console.says, "it begins", 60)
         for line in loop.splitlines():
             console.type(line)
         await asyncio.to_thread(console.says, rf"n{first}\b", 60)

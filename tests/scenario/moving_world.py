@@ -20,6 +20,7 @@ from berth.plan.world import Object, read_pod
 from tests.scenario.controller_world import KEY, NAMESPACE, Agents, Guest, Node, World
 
 TOTAL = 4
+FORETOLD: dict[str, Any] = {"total": TOTAL, "remaining": TOTAL, "method": "precopy: it is calm", "eta_seconds": 7}
 
 
 @dataclass
@@ -269,6 +270,8 @@ class MovingWorld(World):
         """A report with what there is to say of migrations and doors."""
         pod_uid = order.berth.pod_uid
         own = self._of_source(pod_uid) if state is not GuestState.STARTING else None
+        if order.leaving is not None and (own is None or own.uid != order.leaving.migration):
+            own = MigrationReport(uid=order.leaving.migration, epoch=0, state=MigrationState.SURVEYED, **FORETOLD)
         if own is None and order.incoming is not None:
             own = self._of_target(node, pod_uid)
         count = self.places[node.name].connections

@@ -56,6 +56,21 @@ def test_a_move_keeps_the_guest_and_its_past() -> None:
     assert world.moved  # its neighbours on Networks are told at once: no watch brings news of our own writes
 
 
+def test_how_and_for_how_long_is_foretold_before_anything_is_sent() -> None:
+    world = up()
+    world.move()
+    world.settle(until=lambda: bool(world.migration().get("method")))
+    told = world.migration()
+    assert (told["percent"], told["etaSeconds"]) == (0, 7)
+    assert told["method"] == "precopy: it is calm"
+    assert told["progress"] == "0%, 7 s left"
+    world.settle(until=over(world))
+    assert world.migration()["phase"] == "Succeeded"
+    assert world.migration()["method"] == "precopy: it is calm"
+    world.settle(20)
+    assert all(order.leaving is None for node in world.nodes.values() for order in node.orders.values())
+
+
 def test_the_old_berth_is_a_door_until_nothing_goes_through_it() -> None:
     world = up()
     old = world.pod_on("a")

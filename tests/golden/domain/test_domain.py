@@ -34,7 +34,7 @@ UNVARIED = {
         ("anti_spoofing", "inbound", "outbound", "segment", "interface", "addresses", "gateways", "dns", "search"),
         "the berth's network is made around the domain, not in it",
     ),
-    **dict.fromkeys(("incoming", "outgoing", "forward", "doors"), "a machine that moves keeps its hardware"),
+    **dict.fromkeys(("incoming", "leaving", "outgoing", "forward", "doors"), "a machine that moves keeps its hardware"),
 }
 
 

@@ -13,6 +13,7 @@ from berth.effects import memory
 from berth.effects.silence import Talk
 from berth.effects.tunnel import Tunnel
 from berth.plan.handover import Gate
+from berth.plan.method import Kind, Method
 from tests.unit.agent.orders import order, uid
 
 OUTGOING = Outgoing(migration="m1", target=Peer(node="node-b", address="10.0.0.2", port=8555), epoch=2)
@@ -21,7 +22,8 @@ OUTGOING = Outgoing(migration="m1", target=Peer(node="node-b", address="10.0.0.2
 @pytest.fixture
 def sending(tmp_path: Path) -> Sending:
     hypervisor = memory.MemoryHypervisor(memory.MemoryNode())
-    return Sending(uid(), OUTGOING, tmp_path, cast(Tunnel, None), hypervisor, lambda: None, order().machine, 7, dict)
+    tunnel, method = cast(Tunnel, None), Method(Kind.PRECOPY, "it is calm", 100)
+    return Sending(uid(), OUTGOING, tmp_path, tunnel, hypervisor, lambda: None, order().machine, method, 7, dict)
 
 
 def test_it_knows_which_disks_it_copies(sending: Sending) -> None:

@@ -83,12 +83,21 @@ def test_watching_tells_of_trouble_and_of_the_pause(
     server.on_look = story(
         {},
         {"phase": "Scheduling", "message": "No node fits: Insufficient memory."},
-        {"phase": "Running", "percent": 40, "bytesPerSecond": 52428800, "etaSeconds": 3, **ENDS},
+        {"phase": "Preparing", "percent": 0, "etaSeconds": 9, "method": "precopy: it is calm", **ENDS},
+        {
+            "phase": "Running",
+            "percent": 40,
+            "method": "precopy: it is calm",
+            "bytesPerSecond": 52428800,
+            "etaSeconds": 3,
+            **ENDS,
+        },
         {"phase": "Succeeded", "percent": 100, "pauseMs": 87, "totalBytes": 268435456, "message": "It runs.", **ENDS},
     )
     assert run("migrate", "web", "--watch") == 0
     out = capsys.readouterr().out
     assert "Insufficient memory" in out
+    assert out.count("precopy: it is calm") == 1
     assert "stood still for 87 ms; 256Mi in all" in out
     assert "n1 → n2" in out
 

@@ -8,6 +8,7 @@ import pytest
 
 from berth.api.quantity import amount
 from berth.plan import leaving
+from berth.plan.method import SETUP_SECONDS
 
 Json = dict[str, Any]
 ABLE: Json = {"type": "Migratable", "status": "True", "message": "all is there"}
@@ -48,7 +49,7 @@ def test_the_largest_finds_its_place_first_and_room_is_given_once() -> None:
     machines = [vm("small"), vm("large", memory="3Gi"), vm("second")]
     pods = [pod("small", "a"), pod("large", "a", memory="3Gi"), pod("second", "a")]
     rows = told(*machines, nodes=[node("b", "3Gi"), node("c", "1Gi")], pods=pods)
-    assert (rows["large"].to, rows["large"].seconds) == ("b", 6.0)
+    assert (rows["large"].to, rows["large"].seconds) == ("b", SETUP_SECONDS + 6.0)
     assert sorted((rows["small"].does, rows["second"].does)) == ["Move", "Stays"]
     assert "room" in next(row.message for row in rows.values() if row.blocks)
 
@@ -80,7 +81,7 @@ def test_disks_that_are_copied_take_their_time() -> None:
         {"name": "cd", "container": {"image": "i"}, "size": "9Gi", "readOnly": True},
         {"name": "kept", "pvc": {"claimName": "c"}, "size": "9Gi"},
     ]
-    assert told(vm("web", disks=disks), nodes=[node("b")], pods=[pod("web", "a")])["web"].seconds == 8.0
+    assert told(vm("web", disks=disks), nodes=[node("b")], pods=[pod("web", "a")])["web"].seconds == 8.9
 
 
 def test_nodes_that_take_nothing_are_no_place() -> None:
@@ -104,7 +105,18 @@ def test_times_are_told_only_when_they_are_known() -> None:
     assert [(row.name, row.seconds) for row in rows] == [("web", None)]
     assert leaving.together(rows, 2) is None
     known = leaving.forecast("a", [vm("web"), vm("two")], [node("b")], [pod("web", "a"), pod("two", "a")], [MOVED])
-    assert leaving.together(known, 2) == pytest.approx(2.0)
+    assert leaving.together(known, 2) == pytest.approx(2.0 + SETUP_SECONDS)
+
+
+def test_what_a_machine_changed_at_its_last_move_counts() -> None:
+    def moved(vm: str, at: str, dirty: int) -> Json:
+        status = {**MOVED["status"], "endedAt": at, "dirtyBytesPerSecond": dirty}
+        return {"metadata": {"namespace": "lab"}, "spec": {"vm": vm}, "status": status}
+
+    moves = (moved("busy", "2026-01-02", 128 * 2**20), moved("busy", "2026-01-01", 0), moved("calm", "2026-01-03", 0))
+    rows = told(vm("busy"), vm("calm"), nodes=[node("b")], pods=[pod("busy", "a"), pod("calm", "a")], moves=moves)
+    assert rows["calm"].seconds == pytest.approx(2.0 + SETUP_SECONDS)
+    assert rows["busy"].seconds == pytest.approx(2.0 / (1 - 0.25) + SETUP_SECONDS, rel=0.05)
 
 
 @pytest.mark.parametrize(("text", "value"), [("1500m", 1.5), ("2", 2.0), ("1.5Gi", 1.5 * 2**30), ("2e3", 2000.0)])

@@ -15,17 +15,21 @@ from berth.domain.observed import (
     Guest,
     HandoverRecord,
     HandoverState,
+    Pace,
     QemuProcess,
     StartRecord,
+    Survey,
     TransferStats,
 )
 from berth.plan import gathered, machine, moving, report, steps
 from berth.plan.gathered import Gathered
 from berth.plan.handover import HOLD_PATIENCE, Answer, Gate
+from berth.plan.method import Kind, Method
 from berth.plan.report import Progress
 from berth.plan.steps import Awaited
 from tests.unit.agent.orders import order, pod, uid
 
+MIB = 1 << 20
 THERE = Peer(node="node-b", address="10.0.0.2", port=8555)
 OUTGOING = Outgoing(migration="m1", target=THERE, epoch=2)
 INCOMING = Incoming(migration="m1", source=Peer(node="node-0", address="10.0.0.1", port=8555), epoch=1)
@@ -36,7 +40,7 @@ FORWARD = Forward(door=DOOR, node="node-b", addresses=("10.1.1.6",))
 
 def here(given: Order, state: DomainState = DomainState.RUNNING, detail: str = "") -> Gathered:
     """It runs here, and is served."""
-    recorded = given.model_copy(update={"outgoing": None, "forward": None})
+    recorded = given.model_copy(update={"leaving": None, "outgoing": None, "forward": None})
     return Gathered(
         uid(),
         order=given,
@@ -152,6 +156,87 @@ def test_how_far_it_is_is_told() -> None:
     assert (said.migration.state, said.migration.total, said.migration.remaining) == (MigrationState.SENDING, 100, 40)
 
 
+SURVEY = Survey("m1", Pace(64 * MIB, MIB), link=16 * MIB, free_cpus=2)
+
+
+def test_it_is_sent_as_the_survey_of_this_very_migration_says() -> None:
+    [begin] = machine.plan(sent_away(survey=SURVEY)).steps
+    assert isinstance(begin, steps.BeginSending)
+    assert begin.method.kind is Kind.PRECOPY
+    assert begin.method.words in begin.reason
+    [begin] = machine.plan(sent_away(survey=replace(SURVEY, migration="m0"))).steps
+    assert isinstance(begin, steps.BeginSending)
+    assert begin.method.kind is Kind.CONVERGE
+    assert kinds(sent_away(surveying=True)) == [steps.WaitFor]
+
+
+def test_what_is_found_out_beforehand_is_told_until_it_begins() -> None:
+    leaving = order().model_copy(update={"leaving": OUTGOING})
+    assert report.report(here(leaving), Progress()).migration is None  # type: ignore[union-attr]
+    g = replace(here(leaving), survey=SURVEY)
+    assert kinds(g) == kinds(here(order()))
+    said = report.report(g, Progress())
+    assert said is not None
+    assert said.migration is not None
+    assert (said.migration.state, said.migration.epoch) == (MigrationState.SURVEYED, 2)
+    assert said.migration.method.startswith("precopy: 1 MiB/s of its memory change, 6 % of what the way carries")
+    assert said.migration.eta_seconds == 5
+    assert told(replace(g, handover=state_of(SENDING, HandoverState.FAILED))) is MigrationState.FAILED
+    earlier = replace(SENDING, migration="m0", state=HandoverState.FAILED)
+    assert told(replace(g, handover=earlier)) is MigrationState.SURVEYED
+    assert told(replace(g, handover=earlier, survey=replace(SURVEY, migration="m0"))) is MigrationState.FAILED
+
+
+CALM = Method(Kind.PRECOPY, "it is calm", 100)
+UNDERWAY = TransferStats(total=64 * MIB, remaining=16 * MIB, bytes_per_second=16 * MIB, rounds=2)
+
+
+def bare(g: Gathered) -> Gathered:
+    """Without disks that would be copied."""
+    assert g.guest is not None
+    machine_ = g.guest.order.machine.model_copy(update={"disks": ()})
+    return replace(g, guest=replace(g.guest, order=g.guest.order.model_copy(update={"machine": machine_})))
+
+
+def test_what_is_left_is_foretold_by_the_same_rounds() -> None:
+    def left(stats: TransferStats, survey: Survey | None = None) -> int | None:
+        g = bare(sent_away(handover=SENDING, gate=Gate.OPEN, method=CALM, transfer=stats, survey=survey))
+        said = report.report(g, Progress())
+        assert said is not None
+        assert said.migration is not None
+        return said.migration.eta_seconds
+
+    assert left(UNDERWAY) == 1
+    assert left(replace(UNDERWAY, remaining=64 * MIB)) == 4
+    first = replace(UNDERWAY, rounds=1, remaining=256 * MIB, sent=32 * MIB)
+    assert (left(first), left(first, SURVEY)) == (16, 2)  # most of it is empty
+    assert left(first, replace(SURVEY, migration="m0")) == 16
+    assert left(replace(UNDERWAY, bytes_per_second=0)) is None
+    busy = replace(UNDERWAY, dirty_bytes_per_second=15 * MIB)
+    assert (left(busy) or 0) > 3
+
+
+def test_that_the_guest_is_slowed_down_is_told() -> None:
+    stats = replace(UNDERWAY, throttle=40)
+    said = report.report(bare(sent_away(handover=SENDING, gate=Gate.OPEN, method=CALM, transfer=stats)), Progress())
+    assert said is not None
+    assert said.migration is not None
+    assert said.migration.throttle == 40
+    assert said.migration.method == "precopy: it is calm; its CPUs are slowed down by 40 % now"
+
+
+def test_a_move_that_does_not_end_is_allowed_a_longer_pause_once() -> None:
+    long = replace(UNDERWAY, rounds=9)
+    g = sent_away(handover=SENDING, gate=Gate.OPEN, method=CALM, transfer=long)
+    [more] = machine.plan(g).steps
+    assert isinstance(more, steps.AllowPause)
+    assert more.method.downtime_ms == OUTGOING.downtime_ms
+    assert "after 9 rounds it is not over" in more.method.words
+    assert kinds(replace(g, method=more.method)) == [steps.WaitFor]
+    assert kinds(replace(g, gate=Gate.HELD, held_age=1.0)) == [steps.WaitFor]
+    assert kinds(replace(g, overdue=True)) == [steps.GiveUp, steps.WaitFor]
+
+
 COMES = order(epoch=2).model_copy(update={"incoming": INCOMING})
 
 
@@ -203,15 +288,12 @@ def test_a_copy_that_libvirt_takes_down_has_not_arrived(state: DomainState) -> N
 
 
 def test_the_report_tells_of_the_disks() -> None:
-    seen = sent_away(handover=SENDING, transfer=TransferStats(total=1))
+    seen = sent_away(handover=SENDING, gate=Gate.OPEN, method=CALM, transfer=TransferStats(total=1))
     said = report.report(seen, Progress())
     assert said is not None
     assert said.migration is not None
     assert "its disks (data) are copied" in said.migration.method
-    without = seen.guest
-    assert without is not None
-    bare = without.order.model_copy(update={"machine": without.order.machine.model_copy(update={"disks": ()})})
-    said = report.report(replace(seen, guest=replace(without, order=bare)), Progress())
+    said = report.report(bare(seen), Progress())
     assert said is not None
     assert said.migration is not None
     assert "disks" not in said.migration.method

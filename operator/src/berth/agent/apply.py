@@ -149,10 +149,12 @@ class Applier:
         """The steps of a machine that moves."""
         run, handovers = self._world.run, self._handovers
         match step:
-            case steps.BeginSending(order=order):
+            case steps.BeginSending(order=order, method=method):
                 machine.stopped_at, machine.transfer = None, TransferStats()
                 machine.transfer_at = asyncio.get_running_loop().time()
-                await run(handovers.begin, machine, order)
+                await run(handovers.begin, machine, order, method)
+            case steps.AllowPause(method=method):
+                await run(handovers.allow_pause, machine.uid, method)
             case steps.GiveUp(code=code, reason=reason):
                 await run(handovers.give_up, machine, code, reason)
             case steps.FailSending():

@@ -30,6 +30,7 @@ from berth.effects.tunnel import Hello, Line, Tunnel
 from berth.errors import BerthError, HostFault, Refused, Unavailable
 from berth.plan import handover, moving
 from berth.plan.handover import Answer, Gate, Qemu, Reply, SourceSeen
+from berth.plan.method import Method
 
 LATER_SECONDS: Final = 5.0
 """How long a question waits for what is about to happen anyway."""
@@ -94,7 +95,7 @@ class Handovers:
 
     # --- the source's steps
 
-    def begin(self, machine: Machine, order: Order) -> None:
+    def begin(self, machine: Machine, order: Order, method: Method) -> None:
         outgoing, parts = order.outgoing, self._parts()
         if outgoing is None:
             raise HostFault("the plan sends a guest that is not ordered away", reason="InternalError")
@@ -105,8 +106,8 @@ class Handovers:
         record = HandoverRecord(outgoing.migration, outgoing.epoch, outgoing.target.node, HandoverState.SENDING, qemu)
         with promises.lock:
             self._world.berths.record_handover(machine.uid, record)
-            folder = parts.folders.moving(machine.uid, passing=self._machines.guest_uid(machine))
-            promises.flows = None
+            guest_uid = self._machines.guest_uid(machine)
+            folder, promises.flows = parts.folders.moving(machine.uid, passing=guest_uid), None
             promises.sending = Sending(
                 machine.uid,
                 outgoing,
@@ -115,7 +116,8 @@ class Handovers:
                 self._world.hypervisor,
                 lambda: self._ring(machine.uid),
                 order.machine,
-                self._machines.guest_uid(machine),
+                method,
+                guest_uid,
                 functools.partial(self._check_claims, machine, order),
             )
             promises.sending.start()
@@ -128,6 +130,16 @@ class Handovers:
         if berth is None:
             raise HostFault("the machine's own berth is not found on this node", reason="BerthGone")
         claims.check(self._world.media, berth, order.machine, marks)
+
+    def method(self, uid: str) -> Method | None:
+        sending = self.of(uid).sending
+        return None if sending is None or sending.finished else sending.method
+
+    def allow_pause(self, uid: str, method: Method) -> None:
+        sending = self.of(uid).sending
+        if sending is not None:
+            self._world.hypervisor.allow_pause(uid, method.downtime_ms)
+            sending.method = method
 
     def stopped(self, uid: str) -> None:
         """libvirt has just stopped the guest, in the middle of its migration: what comes for it waits at the target."""

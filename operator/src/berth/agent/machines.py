@@ -16,7 +16,7 @@ from berth.api.order import Fate, NicOrder, NicReport, Order, Report
 from berth.api.virtualmachine import GuestInfo
 from berth.domain.copied import Copied
 from berth.domain.files import DiskFile, MediaFiles
-from berth.domain.observed import Guest, StartRecord, TransferStats
+from berth.domain.observed import Guest, StartRecord, Survey, TransferStats
 from berth.effects.ports import Berth, BerthLink
 from berth.errors import HostFault, Refused, StaleEpoch
 from berth.plan import gathered
@@ -114,6 +114,8 @@ class Machine:
     stopped_at: float | None = None  # when a migration stopped it here
     transfer: TransferStats = field(default_factory=TransferStats)
     transfer_at: float = 0.0  # when that was told
+    survey: Survey | None = None
+    surveying: bool = False
     connections: int | None = None
     left_at: float | None = None  # since when nothing of it is here
     phases: dict[str, float] = field(default_factory=dict)  # seconds per phase of the start under way

@@ -23,6 +23,7 @@ from berth.agent.reconcile import Reconciler
 from berth.agent.reports import Hub
 from berth.agent.segments import Segments
 from berth.agent.settings import Settings
+from berth.agent.surveys import Surveys
 from berth.agent.world import World
 from berth.api.order import GuestState, Report
 from berth.errors import BerthError
@@ -51,8 +52,9 @@ class Node:
         self._watch = BerthWatch(world, self.bell.ring)
         self._infos = GuestInfos(world, self.machines, self.bell.ring)
         self.handovers = Handovers(world, self.machines, lambda uid: _ring_from_thread(loop, self.bell, uid))
+        self._surveys = Surveys(world, self.handovers.tunnel, self.bell.ring, settings.migration_cpus)
         self._reconciler = Reconciler(
-            world, self.machines, self.hub, self.bell.ring, self._watch, self.metrics, self.handovers
+            world, self.machines, self.hub, self.bell.ring, self._watch, self.metrics, self.handovers, self._surveys
         )
         self._events.on_stopped = self._stopped
         self._tasks: set[asyncio.Task[None]] = set()

@@ -14,6 +14,8 @@ PREPARE: Final = "prepare"
 """Channel, source to target: one ``Prepared`` is the answer."""
 PREPARE_DISKS: Final = "prepare-disks"
 """The same for a guest that writes to disks: an ``Offer`` first, and ``Seen`` last. An older agent refuses it."""
+SPEED: Final = "speed"
+"""Channel, source to target: bytes for a moment, then a ``Counted`` is the answer."""
 LET_GO: Final = "let-go"
 """Channel, target to source: each ``Ask`` is answered by a ``Released``."""
 
@@ -33,6 +35,11 @@ class Offer(Lenient):
 
 class Seen(Lenient):
     """The source has looked for the marks."""
+
+
+class Counted(Lenient):
+    bytes: int
+    seconds: float
 
 
 class Ask(Lenient):

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from berth.agent import claims
+from berth.agent import claims, speed
 from berth.agent.machines import Arrival, Machine
-from berth.agent.questions import PREPARE, PREPARE_DISKS, Offer, Prepared, Seen
+from berth.agent.questions import PREPARE, PREPARE_DISKS, SPEED, Offer, Prepared, Seen
 from berth.agent.sending import DISKS, LIBVIRT, MEMORY
 from berth.agent.world import Moving, World
 from berth.domain import arriving, build
@@ -36,6 +36,8 @@ _BUFFER: Final = 4 << 20
 
 def server(world: World, moving: Moving, machine: Machine | None, node: str, hello: Hello) -> Callable[[Line], None]:
     """Who serves the call; Refused when it must not be."""
+    if hello.channel == SPEED:
+        return _speed(machine, node, hello)
     arrival = machine.arrival if machine is not None else None
     if arrival is None or arrival.migration != hello.migration:
         raise Refused("no such migration is awaited here (yet)", reason="MigrationUnknown")
@@ -55,6 +57,14 @@ def server(world: World, moving: Moving, machine: Machine | None, node: str, hel
             return lambda line: _join(line, folder / DISKS, arrival)
         case _:
             raise Refused(f"there is no channel {hello.channel!r}", reason="ChannelUnknown")
+
+
+def _speed(machine: Machine | None, node: str, hello: Hello) -> Callable[[Line], None]:
+    """Before all is ready here, but for nobody else either."""
+    incoming = machine.order.incoming if machine is not None and machine.order is not None else None
+    if incoming is None or (incoming.migration, incoming.source.node) != (hello.migration, node):
+        raise Refused("no such migration is awaited here (yet)", reason="MigrationUnknown")
+    return speed.take
 
 
 assert (PREPARE, PREPARE_DISKS) == ("prepare", "prepare-disks")  # the words above

@@ -17,6 +17,7 @@ from berth.agent.handovers import Handovers
 from berth.agent.machines import Machine, Machines
 from berth.agent.metrics import Metrics
 from berth.agent.reports import Hub
+from berth.agent.surveys import Surveys
 from berth.agent.world import World
 from berth.api.order import GuestState, NodeFacts, Report
 from berth.errors import BerthError, HypervisorDown, InvalidSpec, Unavailable
@@ -54,7 +55,9 @@ class Reconciler:
         watch: BerthWatch,
         metrics: Metrics,
         handovers: Handovers,
+        surveys: Surveys | None = None,
     ) -> None:
+        self._surveys = surveys
         self._handovers = handovers
         self._world = world
         self._machines = machines
@@ -69,6 +72,8 @@ class Reconciler:
         if machine is None:
             return
         for _ in range(ROUNDS):
+            if self._surveys is not None:
+                self._surveys.look(machine)
             g = await gather.gather(self._world, machine, self._facts, self._handovers)
             plan = planner.plan(g)
             acted = plan.acts and not self._held_back(machine, plan) and await self._apply(machine, g, plan)

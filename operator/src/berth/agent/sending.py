@@ -1,14 +1,13 @@
 """One guest on its way to another node, at the source: libvirt's call in a thread, its connections through the tunnel.
 
-libvirt dials two unix sockets that only root can reach, and QEMU one more when disks are copied; behind each of their
-connections is a TLS connection to the other node's agent. Of the one to the other libvirt the ``Gate`` keeps the last
-answer. It decides nothing; handovers.py makes it.
+libvirt dials two unix sockets that only root can open (QEMU the one for memory, when it opens several connections), and
+QEMU one more when disks are copied; behind each of their connections is a TLS connection to the other node's agent. Of
+the one to the other libvirt the ``Gate`` keeps the last answer. It decides nothing; handovers.py makes it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import socket
@@ -34,11 +33,13 @@ from berth.effects.silence import Talk
 from berth.effects.tunnel import Hello, Tunnel
 from berth.errors import BerthError, HostFault, Refused
 from berth.plan import handover
+from berth.plan.method import Method
 
 LIBVIRT: Final = "libvirt"
 MEMORY: Final = "memory"
 DISKS: Final = "disks"
 _BUFFER: Final = 4 << 20
+_CALLS: Final = 8  # of libvirt, which needs one
 SILENCE_SECONDS: Final = 15.0
 """So long the guest's writes wait for a node that neither takes its copy of them nor ends the connection."""
 
@@ -56,6 +57,7 @@ class Sending:
     hypervisor: Hypervisor
     on_change: Callable[[], None]
     machine: MachineOrder
+    method: Method
     guest_uid: int
     check_claims: Callable[[Mapping[str, str]], None]
     disk_bytes: int = 0  # to be copied, once it is known
@@ -122,8 +124,8 @@ class Sending:
                 libvirt_socket=str(self.folder / LIBVIRT),
                 memory_socket=str(self.folder / MEMORY),
                 xml=prepared.xml,
+                method=self.method,
                 bytes_per_second=self.outgoing.bytes_per_second,
-                downtime_ms=self.outgoing.downtime_ms,
                 shares=self._shares,
                 disks=tuple(disk.target for disk in self.disks),
                 disks_socket=str(self.folder / DISKS),
@@ -173,26 +175,24 @@ class Sending:
         path = self.folder / channel
         path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX)
-        old = os.umask(0o177)  # the folder is root's alone already
+        old = os.umask(0o177)
         try:
             listening.bind(str(path))
+            if channel == DISKS or (channel == MEMORY and self.method.channels):  # QEMU dials these by itself
+                os.chown(path, self.guest_uid, self.guest_uid)
         finally:
             os.umask(old)
-        if channel == DISKS:  # QEMU dials this one by itself
-            os.chown(path, self.guest_uid, self.guest_uid)
         listening.listen()
         threading.Thread(target=self._accept, args=(listening, channel), name=channel, daemon=True).start()
         return listening
 
     def _accept(self, listening: socket.socket, channel: str) -> None:
-        for number in itertools.count(1):
+        most = {LIBVIRT: _CALLS, MEMORY: 1 + self.method.channels, DISKS: len(self.disks)}[channel]
+        for _ in range(most):  # a QEMU that was taken over may want as many of the other node's slots as it can get
             try:
                 plain, _ = listening.accept()
             except OSError:
                 return  # it is over
-            if channel == DISKS and number > len(self.disks):
-                plain.close()  # a QEMU that was taken over may want as many of the other node's slots as it can get
-                continue
             threading.Thread(target=self._carry, args=(plain, channel), name=channel, daemon=True).start()
 
     def _carry(self, plain: socket.socket, channel: str) -> None:

@@ -44,6 +44,7 @@ class Settings(BaseModel):
     uid_base: int = Field(1_900_000_000, ge=100_000, le=4_000_000_000)  # guests run under uids from here on
     uid_count: int = Field(65_536, ge=16)
     workers: int = Field(8, ge=1, le=64)  # machines worked on at the same time
+    migration_cpus: int | None = Field(None, ge=0)  # that may compress a guest's memory; default: those that are idle
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
     log_format: str = Field("json", pattern=r"^(json|text)$")
 

@@ -81,6 +81,7 @@ class Flow(Lenient):
 class MigrationState(enum.StrEnum):
     """How far one side is with a hand-over; see plan/handover.py."""
 
+    SURVEYED = "Surveyed"  # source, for ``leaving``: what is known before anything is sent
     LISTENING = "Listening"  # target: all is ready for the guest's memory
     SENDING = "Sending"  # source: memory goes over, the guest runs
     RECEIVED = "Received"  # target: all of it is here, its CPUs are stopped; the source is asked to let go
@@ -101,8 +102,10 @@ class MigrationReport(Lenient):
     bytes_per_second: int = 0
     dirty_bytes_per_second: int = 0
     rounds: int = 0
+    throttle: int = 0  # by how much the guest's CPUs are slowed down, in per cent
     method: str = ""  # for people: what was chosen and why
     alone: bool = False  # target, RECEIVED: the source's agent does not answer
+    eta_seconds: int | None = None  # until it runs at the target, as it looks now
     pause_ms: int | None = None  # target, once ARRIVED: how long the guest stood still
     reason: str = ""  # FAILED: why, in one word
     message: str = ""

@@ -129,6 +129,7 @@ class MigrationStatus(Model):
     total_bytes: int | None = Field(None, description="Bytes of memory it has, and of disks that are copied.")
     remaining_bytes: int | None = Field(None, description="Bytes that are still to be sent.")
     bytes_per_second: int | None = Field(None, description="How fast it goes.")
+    dirty_bytes_per_second: int | None = Field(None, description="How fast the guest changes what was sent already.")
     eta_seconds: int | None = Field(None, description="In how many seconds it will be over, as it looks now.")
     pause_ms: int | None = Field(None, description="How long the guest stood still at the hand-over, as measured.")
     started_at: str | None = Field(None, description="When its turn came.", json_schema_extra={"format": "date-time"})

@@ -178,6 +178,7 @@ class Order(Lenient):
     machine: MachineOrder
     grace_seconds: int = 60
     incoming: Incoming | None = None
+    leaving: Outgoing | None = None  # it is about to be sent so: find out beforehand how, and how long that takes
     outgoing: Outgoing | None = None
     forward: Forward | None = None
     doors: tuple[DoorOrder, ...] = ()  # earlier berths that lead here

@@ -119,7 +119,7 @@ def bar() -> Progress:
 
 def _follow(cluster: Cluster, name: str, *, cancelled: bool) -> None:
     """The bar, and each new trouble as a line above it, until it is over."""
-    shown = ""
+    shown, method = "", ""
     with bar() as progress:
         task = progress.add_task("", total=100, phase="Pending", where="", rate=None, eta=None)
         while True:
@@ -129,6 +129,9 @@ def _follow(cluster: Cluster, name: str, *, cancelled: bool) -> None:
             if message and message != shown:
                 progress.console.print(Text(f"  {message}", style="yellow"))
             shown = message
+            if (found := str(status.get("method", ""))) != method and not is_over(move):
+                progress.console.print(Text(f"  {found}", style="bright_black"))
+                method = found
             progress.update(task, completed=status.get("percent") or 0, **_fields(move))
             if is_over(move):
                 break

@@ -115,3 +115,24 @@ class TransferStats:
     bytes_per_second: int = 0
     dirty_bytes_per_second: int = 0
     rounds: int = 0
+    throttle: int = 0  # by how much auto-converge slows the guest's CPUs down, in per cent
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a running guest was seen to do."""
+
+    memory: int  # bytes that hold anything: empty pages cost nothing to send
+    dirty: int  # bytes that it changes in a second, each page as often as it is changed
+    busy: float = 1.0  # the part of its CPUs' time that it uses
+    working: int | None = None  # bytes that it changes at all, again and again; None: no end of them was seen
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What an agent found out of a guest that is about to be sent away. None: it could not be found out."""
+
+    migration: str
+    pace: Pace | None = None
+    link: int | None = None  # bytes a second that the way to the other node's agent carries
+    free_cpus: int = 0  # of this host

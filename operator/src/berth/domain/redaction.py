@@ -7,7 +7,9 @@ from berth.api.order import Order
 
 def redacted(order: Order) -> Order:
     """cloud-init's documents go: they hold passwords and keys, and nobody needs them once the disk is made."""
-    order = order.model_copy(update={"outgoing": None, "forward": None})  # of the hour: nothing to be carried out later
+    order = order.model_copy(
+        update={"leaving": None, "outgoing": None, "forward": None}
+    )  # of the hour: nothing to do later
     seed = order.machine.cloud_init
     if seed is None:
         return order

@@ -7,12 +7,13 @@ from typing import Any, Final
 import libvirt
 
 from berth.effects.ports_moving import TransferStats, Way
+from berth.plan.method import THROTTLE_STEP
 
 _FLAGS: Final = (
     libvirt.VIR_MIGRATE_LIVE
     | libvirt.VIR_MIGRATE_PEER2PEER
     | libvirt.VIR_MIGRATE_PAUSED  # the copy stays stopped until the two agents have agreed
-    | libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    | libvirt.VIR_MIGRATE_AUTO_CONVERGE  # of any method: it cannot be added later, and a calm guest never notices
 )
 _COPIES: Final = (
     libvirt.VIR_MIGRATE_NON_SHARED_DISK  # all that a disk shows, whatever the other node's image is
@@ -34,9 +35,12 @@ def send(uri: str, uid: str, way: Way) -> None:
 
 
 def _send(domain: Any, way: Way) -> None:
+    method, flags = way.method, _FLAGS
     parameters: dict[str, object] = {
         libvirt.VIR_MIGRATE_PARAM_URI: f"unix://{way.memory_socket}",
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: way.xml,
+        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL: method.throttle,
+        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT: THROTTLE_STEP,
     }
     if way.bytes_per_second is not None:
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(way.bytes_per_second // _MIB, 1)
@@ -44,8 +48,12 @@ def _send(domain: Any, way: Way) -> None:
         parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(way.disks)
         parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS_DETECT_ZEROES] = list(way.disks)  # a sparse one stays so
         parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = f"unix://{way.disks_socket}"
-    flags = _FLAGS | (_COPIES if way.disks else 0) | (_VOUCHED if way.shares else 0)
-    domain.migrateSetMaxDowntime(way.downtime_ms)
+    flags |= (_COPIES if way.disks else 0) | (_VOUCHED if way.shares else 0)
+    if method.channels:
+        flags |= libvirt.VIR_MIGRATE_PARALLEL | libvirt.VIR_MIGRATE_COMPRESSED
+        parameters[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = method.channels
+        parameters[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = "zstd"
+    domain.migrateSetMaxDowntime(method.downtime_ms)
     domain.migrateToURI3(f"qemu+unix:///system?socket={way.libvirt_socket}", parameters, flags)
 
 
@@ -67,4 +75,5 @@ def stats(domain: Any) -> TransferStats | None:
         bytes_per_second=said.get("memory_bps", 0),
         dirty_bytes_per_second=said.get("memory_dirty_rate", 0) * said.get("memory_page_size", 4096),
         rounds=said.get("memory_iteration", 0),
+        throttle=said.get(libvirt.VIR_DOMAIN_JOB_AUTO_CONVERGE_THROTTLE, 0),
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from berth.domain.observed import HandoverRecord, QemuProcess
+from berth.domain.observed import HandoverRecord, Pace, QemuProcess
 from berth.effects.ports_moving import TransferStats, Way
 from berth.errors import HostFault
 
 
 @dataclass(slots=True)
 class Moving:
-    """Of one node. ``gone`` and ``frozen`` are pids; ``sending`` is by machine."""
+    """Of one node. ``gone`` and ``frozen`` are pids, as the keys of ``paces``; ``sending`` is by machine."""
 
     records: dict[str, HandoverRecord] = field(default_factory=dict)
     processes: dict[str, QemuProcess] = field(default_factory=dict)
@@ -20,6 +20,7 @@ class Moving:
     frozen: set[int] = field(default_factory=set)
     sending: dict[str, TransferStats] = field(default_factory=dict)
     disks: dict[str, int] = field(default_factory=dict)  # by libvirt's name of it, of every machine
+    paces: dict[int, Pace] = field(default_factory=dict)
 
 
 class MemoryQemus:
@@ -41,6 +42,9 @@ class MemoryQemus:
 
     def kill(self, process: QemuProcess) -> None:
         self.moving.gone.add(process.pid)
+
+    def pace(self, process: QemuProcess, memory_bytes: int, cpus: int, seconds: float) -> Pace | None:
+        return self.moving.paces.get(process.pid) if self.alive(process) else None
 
 
 class Records:
@@ -76,6 +80,10 @@ class Sender:
 
     def transfer(self, uid: str) -> TransferStats | None:
         return self._moving.sending.get(uid) if self._has(uid) else None
+
+    def allow_pause(self, uid: str, milliseconds: int) -> None:
+        if self._has(uid) and uid in self._moving.sending:
+            self._did("allow_pause", f"{uid} {milliseconds}")
 
     def abort_migration(self, uid: str) -> None:
         self._has(uid)

@@ -129,6 +129,10 @@ class Hypervisor(Protocol):
         """How far that is; None when nothing is sent."""
         ...
 
+    def allow_pause(self, uid: str, milliseconds: int) -> None:
+        """The guest that is being sent may stand still for so long. No error when nothing is sent."""
+        ...
+
     def abort_migration(self, uid: str) -> None:
         """The guest runs on here. No error when nothing is sent."""
         ...

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from berth.domain.observed import QemuProcess
+from berth.domain.observed import Pace, QemuProcess
 from berth.domain.observed import TransferStats as TransferStats
+from berth.plan.method import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,8 @@ class Way:
     libvirt_socket: str
     memory_socket: str
     xml: str  # of the copy
+    method: Method
     bytes_per_second: int | None = None
-    downtime_ms: int = 300
     shares: bool = False  # it has files on claims, which the other node has seen there, too
     disks: tuple[str, ...] = ()  # libvirt's names of those that are copied, through ``disks_socket``
     disks_socket: str = ""
@@ -35,3 +36,7 @@ class Qemus(Protocol):
     def thaw(self, process: QemuProcess) -> None: ...
 
     def kill(self, process: QemuProcess) -> None: ...
+
+    def pace(self, process: QemuProcess, memory_bytes: int, cpus: int, seconds: float) -> Pace | None:
+        """Watch the guest for so long: how fast it changes its memory. None when nobody can say."""
+        ...

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from berth.domain.observed import QemuProcess
+from berth.domain.observed import Pace, QemuProcess
+from berth.effects import qemu_memory
 from berth.effects.berths import facts_of
 from berth.errors import HostFault
 
@@ -76,6 +77,10 @@ class NodeQemus:
                 if time.monotonic() > deadline:
                     text = f"QEMU (pid {process.pid}) does not die: something in the kernel holds it"
                     raise HostFault(text, reason="QemuStuck")
+
+    def pace(self, process: QemuProcess, memory_bytes: int, cpus: int, seconds: float) -> Pace | None:
+        found = qemu_memory.pace(process.pid, memory_bytes, cpus, seconds)
+        return found if self.alive(process) else None  # it may have been another process's
 
     @contextlib.contextmanager
     def _signal(self, process: QemuProcess, number: signal.Signals) -> Iterator[int]:

@@ -12,9 +12,10 @@ from typing import Final, assert_never
 
 from berth.api.handover import DoorOrder, Forward
 from berth.api.order import Fate, GuestState, NicOrder, Order, OrderPower
-from berth.domain.observed import DomainState, Guest, HandoverRecord, HandoverState, StartRecord, TransferStats
+from berth.domain.observed import DomainState, Guest, HandoverRecord, HandoverState, StartRecord, Survey, TransferStats
 from berth.plan import steps
 from berth.plan.handover import Answer, Gate
+from berth.plan.method import Method
 
 FATE_PATIENCE: Final = 2.0
 """Seconds that the event which tells a guest's fate may come later than its absence is seen."""
@@ -82,6 +83,12 @@ class Gathered:
     overdue: bool = False
     """The ordered migration's deadline is over."""
     transfer: TransferStats = field(default_factory=TransferStats)
+    survey: Survey | None = None
+    """What was found out before it is sent away, for whichever migration."""
+    surveying: bool = False
+    """That is being found out now."""
+    method: Method | None = None
+    """How this agent sends it."""
     listening: bool = False
     """Disks and taps are ready for a guest that comes from another node."""
     answer: Answer = Answer.NONE

@@ -1,10 +1,11 @@
 """What emptying a node would do to its machines: who would go where, for how long, and what holds it up. Called by
-`berth evacuate` before anything moves. Pure; a forecast: the scheduler decides when it is time.
+`berth evacuate` before anything moves. Pure; a forecast: the scheduler decides when it is time, and how fast a machine
+changes its memory is known from its last move only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
@@ -12,6 +13,7 @@ from typing import Any, Final
 from berth.api.migration import MigrationPhase
 from berth.api.quantity import amount, to_bytes
 from berth.api.virtualmachine import Eviction, Phase
+from berth.plan import method
 from berth.plan.world import VM_UID_LABEL
 
 Object = dict[str, Any]
@@ -50,7 +52,8 @@ class _Leaver:
     namespace: str
     name: str
     eviction: Eviction
-    load: int  # bytes to be sent: its memory, and at most so much of the disks that are copied
+    memory: int
+    disks: int  # bytes of those that are copied, at most
     condition: Object
     selector: dict[str, str] = field(default_factory=dict)
     booked: tuple[int, int] = (0, 0)
@@ -62,13 +65,17 @@ def forecast(
 ) -> list[Forecast]:
     """All of them as JSON, from all namespaces; the largest machines find their place first."""
     rooms = _rooms(nodes, pods, without=node)
-    rate = _rate(moves)
+    past = list(moves)
+    rate, changes = _rate(past), _changes(past)
     booked = {(p.get("metadata", {}).get("labels") or {}).get(VM_UID_LABEL): _requests(p) for p in pods}
     leavers = [_leaver(vm, booked) for vm in machines if (vm.get("status") or {}).get("node") == node and _runs(vm)]
-    return [_one(leaver, rooms, rate) for leaver in sorted(leavers, key=lambda each: -each.booked[1])]
+    return [
+        _one(leaver, rooms, _seconds(leaver, rate, changes))
+        for leaver in sorted(leavers, key=lambda each: -each.booked[1])
+    ]
 
 
-def _one(leaver: _Leaver, rooms: list[Room], rate: float | None) -> Forecast:
+def _one(leaver: _Leaver, rooms: list[Room], seconds: float | None) -> Forecast:
     able = leaver.condition.get("status") == "True"
     if leaver.eviction is Eviction.BLOCK:
         text = "spec.eviction is Block. Next: move it, switch it off, or change the field."
@@ -83,7 +90,6 @@ def _one(leaver: _Leaver, rooms: list[Room], rate: float | None) -> Forecast:
         return Forecast(leaver.namespace, leaver.name, "Stays", message="No other node has room for it now.")
     room = max(fits, key=lambda each: each.memory)
     room.cpu, room.memory = room.cpu - cpu, room.memory - memory
-    seconds = leaver.load / rate if rate else None
     return Forecast(leaver.namespace, leaver.name, "Move", room.name, seconds, str(leaver.condition.get("message", "")))
 
 
@@ -98,7 +104,8 @@ def _leaver(vm: Object, booked: dict[str | None, tuple[int, int]]) -> _Leaver:
         meta["namespace"],
         meta["name"],
         Eviction(spec.get("eviction", Eviction.LIVE_MIGRATE)),
-        to_bytes(spec["memory"]["size"]) + _copied(spec),
+        to_bytes(spec["memory"]["size"]),
+        _copied(spec),
         conditions.get("Migratable", {}),
         (spec.get("placement") or {}).get("nodeSelector") or {},
         booked.get(meta["uid"], (0, 0)),
@@ -144,6 +151,22 @@ def _rate(moves: Iterable[Object]) -> float | None:
         s["bytesPerSecond"] for s in done if s.get("phase") == MigrationPhase.SUCCEEDED and s.get("bytesPerSecond")
     ]
     return median(rates) if rates else None
+
+
+def _changes(moves: Iterable[Object]) -> dict[tuple[str, str], int]:
+    """Machine → how fast it changed its memory, bytes in a second, when it was moved last."""
+    done = sorted(moves, key=lambda move: str((move.get("status") or {}).get("endedAt", "")))
+    found = ((m, (m.get("status") or {}).get("dirtyBytesPerSecond")) for m in done if m.get("metadata"))
+    return {(m["metadata"]["namespace"], m["spec"]["vm"]): dirty for m, dirty in found if dirty is not None}
+
+
+def _seconds(leaver: _Leaver, rate: float | None, changes: Mapping[tuple[str, str], int]) -> float | None:
+    """By the rounds that the agent will choose its method by."""
+    if rate is None:
+        return None
+    known = method.Facts(leaver.memory, int(rate), changes.get((leaver.namespace, leaver.name)))
+    foretold = method.estimate(known)
+    return method.SETUP_SECONDS + leaver.disks / rate + foretold.seconds if foretold is not None else None
 
 
 def together(rows: Sequence[Forecast], at_a_time: int) -> float | None:

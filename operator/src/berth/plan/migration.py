@@ -25,6 +25,7 @@ from berth.plan.world import Agent, Pod, World
 
 POLL: Final = 3.0
 _NO_GUEST: Final = frozenset({GuestState.WAITING, GuestState.PREPARING, GuestState.FAILED, GuestState.ENDED})
+_NOT_SENT: Final = (MigrationState.FAILED, MigrationState.SURVEYED)
 _HERE: Final = frozenset({GuestState.RUNNING, GuestState.PAUSED})
 
 
@@ -95,7 +96,7 @@ def may_drop(world: World) -> bool:
         return False
     said = world.report
     told = said.migration if said is not None else None
-    return told is None or told.uid != pod.migration or told.state is MigrationState.FAILED
+    return told is None or told.uid != pod.migration or told.state in _NOT_SENT
 
 
 def sends(world: World) -> bool:
@@ -118,7 +119,16 @@ def source_order(world: World, berth: Pod, *, sends: bool) -> Order | None:
     pod, move = world.incoming, world.move
     if sends and pod is not None and move is not None:
         parts |= {"outgoing": _to(world, move, pod), "forward": doors.forward(world, berth, pod)}
+    if pod is not None and move is not None and pod.node is not None and _is_surveyed(world, berth, pod, move):
+        parts["leaving"] = _to(world, move, pod)
     return order.model_copy(update=parts)
+
+
+def _is_surveyed(world: World, berth: Pod, pod: Pod, move: Move) -> bool:
+    """From the moment that it is known where to until it is over: what was found out stays said."""
+    there = berths.agent_of(world, pod)
+    known = there is not None and there.connected and pod.migration == move.uid and pod.deleted is None
+    return known and not pod.terminal and goes_on(world) and not _comes(world, berth)
 
 
 def _comes(world: World, berth: Pod) -> bool:

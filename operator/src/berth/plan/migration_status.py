@@ -16,8 +16,11 @@ from berth.plan.moving_on import Word
 from berth.plan.world import Object, Pod, World
 
 MESSAGE_CHARS: Final = 4096
-PROGRESS: Final = frozenset({"percent", "progress", "totalBytes", "remainingBytes", "bytesPerSecond", "etaSeconds"})
+PROGRESS: Final = frozenset(
+    {"percent", "progress", "totalBytes", "remainingBytes", "bytesPerSecond", "dirtyBytesPerSecond", "etaSeconds"}
+)
 """What changes all the time while memory goes over."""
+_TOLD: Final = SENDING | {MigrationPhase.PREPARING}  # what the source foretells while the other node gets ready
 MOST_PHASES: Final = 16
 
 
@@ -74,17 +77,17 @@ def _progress(new: MigrationStatus, move: Move, world: World) -> Object:
         pause = next((each.pause_ms for each in said if each.pause_ms is not None), new.pause_ms)
         return {"percent": 100, "progress": "100%", "remaining_bytes": 0, "eta_seconds": None, "pause_ms": pause}
     sent = next((each for each in said if each.total), None)
-    if sent is None or new.phase not in SENDING:
+    if sent is None or new.phase not in _TOLD:
         return {}
     percent = max(0, min(99, 100 * (sent.total - sent.remaining) // sent.total))
-    rate = sent.bytes_per_second - sent.dirty_bytes_per_second
-    eta = -(-sent.remaining // rate) if rate > 0 else None
+    eta = sent.eta_seconds
     return {
         "percent": percent,
         "progress": f"{percent}%" + (f", {eta} s left" if eta is not None else ""),
         "total_bytes": sent.total,
         "remaining_bytes": sent.remaining,
         "bytes_per_second": sent.bytes_per_second,
+        "dirty_bytes_per_second": sent.dirty_bytes_per_second,
         "eta_seconds": eta,
         "method": sent.method or new.method,
     }

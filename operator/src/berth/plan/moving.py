@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from berth.api.handover import MigrationReport, MigrationState
+from berth.api.handover import MigrationReport, MigrationState, Outgoing
 from berth.api.order import Order, OrderPower
 from berth.domain import copied
-from berth.domain.observed import DomainState, Guest, HandoverRecord, HandoverState, TransferStats
-from berth.plan import gathered, handover, steps
+from berth.domain.observed import DomainState, Guest, HandoverRecord, HandoverState, Survey, TransferStats
+from berth.plan import gathered, handover, method, steps
 from berth.plan.gathered import Gathered
 from berth.plan.handover import Answer, Copy, Gate, Qemu, Send, Sent, SourceSeen, Take, Taken, TargetSeen
+from berth.plan.method import Method
 from berth.plan.steps import Awaited, Step
 
 LOOK_AGAIN: Final = 5.0
 ASK_AGAIN: Final = 0.2
-_MEMORY: Final = "the memory is sent while the guest runs, and what changes meanwhile again"
 _COMING: Final = frozenset({"migration", "starting up"})
 _SENT: Final = {
     HandoverState.SENDING: Sent.SENDING,
@@ -46,8 +46,13 @@ def source(g: Gathered) -> tuple[Step, ...]:
     order = gathered.accepted(g)
     seen = _seen(g, order)
     match handover.source(seen):
+        case Send.BEGIN if g.surveying:
+            return (steps.WaitFor(Awaited.MIGRATION, LOOK_AGAIN, "how it is sent best is being found out"),)
         case Send.BEGIN if order is not None and order.outgoing is not None:
-            return (steps.BeginSending(order, f"migration {order.outgoing.migration} to {order.outgoing.target.node}"),)
+            how = _chosen(g, order, order.outgoing)
+            return (steps.BeginSending(order, how, f"migration {order.outgoing.migration}: {how.words}"),)
+        case Send.WAIT if order is not None and order.outgoing is not None and (more := _more(g, order.outgoing)):
+            return (steps.AllowPause(more, more.why),)
         case Send.WAIT:
             text = (
                 "its memory goes to another node" if seen.gate is Gate.OPEN else "the other node is about to take over"
@@ -65,6 +70,28 @@ def source(g: Gathered) -> tuple[Step, ...]:
             return (steps.WaitFor(Awaited.GUEST, LOOK_AGAIN, "libvirt is about to see that QEMU is gone"),)
         case _:
             return ()
+
+
+def _chosen(g: Gathered, order: Order, outgoing: Outgoing) -> Method:
+    return method.choose(_facts(g, order, outgoing))
+
+
+def _survey(g: Gathered, migration: str) -> Survey | None:
+    """One that was made for another migration says nothing of this one."""
+    return g.survey if g.survey is not None and g.survey.migration == migration else None
+
+
+def _facts(g: Gathered, order: Order, outgoing: Outgoing) -> method.Facts:
+    known = method.facts(
+        _survey(g, outgoing.migration), order.machine.memory_bytes, outgoing.bytes_per_second, outgoing.downtime_ms
+    )
+    return replace(known, free_cpus=0) if copied.of(order.machine) else known  # the mirrors need those CPUs
+
+
+def _more(g: Gathered, outgoing: Outgoing) -> Method | None:
+    if g.method is None or g.gate is not Gate.OPEN:
+        return None
+    return method.escalate(g.method, g.transfer.rounds, outgoing.downtime_ms)
 
 
 def _seen(g: Gathered, order: Order | None) -> SourceSeen:
@@ -161,6 +188,8 @@ def report(g: Gathered, pause_ms: int | None) -> MigrationReport | None:
         order = None
     order = order or (g.guest.order if g.guest is not None else None)
     record = g.handover
+    if (beforehand := _surveyed(g, order)) is not None:
+        return beforehand
     if record is not None and record.qemu is not None:
         return _from_source(g, record)
     if order is None or order.incoming is None:
@@ -190,13 +219,66 @@ def measured(before: TransferStats, now: TransferStats, least: int, seconds: flo
     return replace(now, bytes_per_second=int((now.sent - before.sent) / seconds))
 
 
-def _method(g: Gathered) -> str:
+def _disks(g: Gathered) -> tuple[copied.Copied, ...]:
     order = g.guest.order if g.guest is not None else gathered.accepted(g)
-    disks = copied.of(order.machine) if order is not None else ()
+    return copied.of(order.machine) if order is not None else ()
+
+
+def _surveyed(g: Gathered, order: Order | None) -> MigrationReport | None:
+    """What is foretold, until the first byte goes."""
+    if order is None or order.leaving is None or _survey(g, order.leaving.migration) is None:
+        return None
+    leaving = order.leaving
+    if g.handover is not None and g.handover.migration == leaving.migration:
+        return None
+    known = _facts(g, order, leaving)
+    how, foretold = method.choose(known), method.estimate(known)
+    local = copied.of(order.machine)
+    disks = sum(disk.size_bytes or 0 for disk in local)
+    return MigrationReport(
+        uid=leaving.migration,
+        epoch=leaving.epoch,
+        state=MigrationState.SURVEYED,
+        total=known.memory + disks,
+        remaining=known.memory + disks,
+        bytes_per_second=known.rate or 0,
+        dirty_bytes_per_second=known.dirty or 0,
+        method=_with_disks(local, how),
+        eta_seconds=_foretold(known, foretold, disks),
+    )
+
+
+def _foretold(known: method.Facts, memory: method.Estimate | None, disks: int) -> int | None:
+    if memory is None or not known.rate:
+        return None
+    return round(method.SETUP_SECONDS + disks / known.rate + memory.seconds)
+
+
+def _left(g: Gathered, survey: Survey | None) -> int | None:
+    """Seconds until it is over, by the same rounds; the first round goes over empty pages, too."""
+    stats, pace = g.transfer, survey.pace if survey is not None else None
+    left, dirty = stats.remaining, stats.dirty_bytes_per_second
+    if stats.rounds <= 1 and pace is not None and not _disks(g):
+        left, dirty = min(left, max(pace.memory - stats.sent, 0)), pace.dirty
+    busy, working = (pace.busy, pace.working) if pace is not None else (1.0, None)
+    dirty = int(dirty / method.slowed(busy, stats.throttle))
+    known = method.Facts(left, stats.bytes_per_second, dirty, busy=busy, working=working)
+    foretold = method.estimate(known, g.method, stats.throttle) if g.method is not None and stats.total else None
+    return round(foretold.seconds) if foretold is not None else None
+
+
+def _words(g: Gathered) -> str:
+    if g.method is None:
+        return ""
+    slowed = f"; its CPUs are slowed down by {g.transfer.throttle} % now" if g.transfer.throttle else ""
+    return _with_disks(_disks(g), g.method) + slowed
+
+
+def _with_disks(disks: tuple[copied.Copied, ...], how: Method) -> str:
     if not disks:
-        return f"precopy: {_MEMORY}"
+        return how.words
     names = ", ".join(disk.name for disk in disks)
-    return f"precopy: first its disks ({names}) are copied, and from then on it writes to both nodes; then {_MEMORY}"
+    return f"{how.words}; first its disks ({names}) are copied, and from then on it writes to both nodes"
 
 
 def _from_source(g: Gathered, record: HandoverRecord) -> MigrationReport:
@@ -211,7 +293,9 @@ def _from_source(g: Gathered, record: HandoverRecord) -> MigrationReport:
         bytes_per_second=stats.bytes_per_second,
         dirty_bytes_per_second=stats.dirty_bytes_per_second,
         rounds=stats.rounds,
-        method=_method(g),
+        throttle=stats.throttle,
+        method=_words(g),
+        eta_seconds=_left(g, _survey(g, record.migration)),
         reason=record.reason,
         message=record.message,
     )

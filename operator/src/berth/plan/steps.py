@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from berth.api.order import NicOrder, Order
+from berth.plan.method import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,15 @@ class BeginSending:
     """Write down that the guest is sent, then send it."""
 
     order: Order
+    method: Method
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllowPause:
+    """Hypervisor.allow_pause: the move does not come to its end otherwise."""
+
+    method: Method
     reason: str
 
 
@@ -271,7 +281,17 @@ class WaitFor:
 
 
 MovingStep = (
-    BeginSending | GiveUp | FailSending | RunOn | LetGo | LeadOn | AwaitGuest | AskSource | Arrive | FailReceiving
+    BeginSending
+    | AllowPause
+    | GiveUp
+    | FailSending
+    | RunOn
+    | LetGo
+    | LeadOn
+    | AwaitGuest
+    | AskSource
+    | Arrive
+    | FailReceiving
 )
 
 Step = (
