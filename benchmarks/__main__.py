@@ -1,4 +1,4 @@
-"""`make bench`: every figure with its floor from the same run, then the bars. Needs the cluster (`make up`)."""
+"""`make bench`: every figure with its floor from the same run, then the bars. All but `migration` need the cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import memory, network, start, writes
+from benchmarks import memory, migration, network, start, writes
 from benchmarks.figures import Bar, spread, table
 from benchmarks.metrics import controllers, samples
 from testbed.kube import ROOT, Cluster
@@ -92,13 +92,28 @@ def paths(cluster: Cluster, console: Console) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=("start", "memory", "api", "network"), help="one part only")
+    parser.add_argument("--only", choices=("start", "memory", "api", "network", "migration"), help="one part only")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the start benchmark (default 10)")
     parser.add_argument("--machines", type=int, default=20, help="machines of the memory benchmark (default 20)")
     parser.add_argument("--stopped", type=int, default=1000, help="stopped machines of the restart (default 1000)")
+    parser.add_argument(
+        "--moves", type=int, default=3, help="moves at each rate of the migration benchmark (default 3)"
+    )
     arguments = parser.parse_args()
-    console, cluster = Console(), running_cluster()
+    console = Console()
     bars: list[Bar] = []
+    if arguments.only in (None, "migration"):
+        bars += migration.report(console, arguments.moves)
+    if arguments.only != "migration":
+        bars += on_cluster(console, arguments)
+    if bars:
+        console.print(table(bars))
+    return 0
+
+
+def on_cluster(console: Console, arguments: argparse.Namespace) -> list[Bar]:
+    """What needs the cluster."""
+    cluster, bars = running_cluster(), list[Bar]()
     if arguments.only in (None, "start"):
         bars += starts(cluster, console, arguments.rounds)
     if arguments.only in (None, "memory"):
@@ -107,9 +122,7 @@ def main() -> int:
         bars += api(cluster, 5, arguments.stopped)
     if arguments.only in (None, "network"):
         paths(cluster, console)
-    if bars:
-        console.print(table(bars))
-    return 0
+    return bars
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from benchmarks import start
+from benchmarks import baredomain, start
 from testbed.kube import Cluster, Machine, tiny
 
 TAP = "bare0"
@@ -38,7 +38,7 @@ def measure(cluster: Cluster, namespace: str, node: str, client: str, *arguments
     inside = ("-n", pod["namespace"], pod["name"], "-c", "libvirt", "--")
     live = cluster.kubectl("exec", *inside, "virsh", "dumpxml", (paused.object() or {})["metadata"]["uid"])
     words = ("exec", "-i", *inside, "bash", "-c", RUN, "bare", client, f"{address(live)}%{TAP}", *arguments)
-    said = cluster.kubectl(*words, stdin=start.bare_xml(live, CONSOLE), seconds=300)
+    said = cluster.kubectl(*words, stdin=baredomain.bare_xml(live, CONSOLE), seconds=300)
     paused.delete("--timeout=60s")
     return said.splitlines()[-1]
 
