@@ -132,7 +132,7 @@ async def test_whatever_is_killed_while_disks_are_copied_it_stays_with_its_own(t
 
 
 async def test_a_copy_that_takes_no_more_writes_is_given_up(two: Two) -> None:
-    """Its connections stay open, and nothing comes back: without the source's watch the guest's writes would wait."""
+    """Its connections stay open, and nothing comes back: without the source's watch QEMU would wait for ever."""
     await two.start(FILL + LOOP, 20, disks=(DATA,))
     uid = await copies(two)
     qemu = two.b.node.qemu(uid)

@@ -41,7 +41,7 @@ DISKS: Final = "disks"
 _BUFFER: Final = 4 << 20
 _CALLS: Final = 8  # of libvirt, which needs one
 SILENCE_SECONDS: Final = 15.0
-"""So long the guest's writes wait for a node that neither takes its copy of them nor ends the connection."""
+"""So long a node may take nothing of the disks while its connections stay open: the guest may stand still for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Sending:
         self.changed.set()
 
     def watch(self) -> None:
-        """Give up on a node that writes nothing any more: each write of the guest waits for it. Asked now and then."""
+        """Give up on a node that writes nothing any more: QEMU would wait for it for ever. Asked now and then."""
         if not self._ended and any(talk.silent_for() > SILENCE_SECONDS for talk in list(self._talks)):
             text = f"node {self.outgoing.target.node} has written nothing of the disks for {SILENCE_SECONDS:.0f} s"
             self.error = HostFault(text, reason="DisksStalled")
@@ -147,7 +147,7 @@ class Sending:
             self.on_change()
 
     def _paced(self) -> relay.Passage:
-        """libvirt's own limit is for each disk; this one is for all together and what the guest writes meanwhile."""
+        """libvirt's own limit is for each disk; this one is for all of them together."""
         rate = self.outgoing.bytes_per_second
         return Pace(rate).passage if rate is not None else relay.straight
 

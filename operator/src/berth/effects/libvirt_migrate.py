@@ -15,10 +15,10 @@ _FLAGS: Final = (
     | libvirt.VIR_MIGRATE_PAUSED  # the copy stays stopped until the two agents have agreed
     | libvirt.VIR_MIGRATE_AUTO_CONVERGE  # of any method: it cannot be added later, and a calm guest never notices
 )
-_COPIES: Final = (
-    libvirt.VIR_MIGRATE_NON_SHARED_DISK  # all that a disk shows, whatever the other node's image is
-    | libvirt.VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES  # a guest that writes fast cannot run away from the copy
-)
+_COPIES: Final = libvirt.VIR_MIGRATE_NON_SHARED_DISK
+"""All that a disk shows, whatever the other node's image is. In the background, and not with libvirt's synchronous
+writes: a mirror of QEMU's that fails or is cancelled frees its bitmap before it waits for those that are under way, and
+a guest whose move had been cancelled so died a moment later, of a heap that was written into."""
 _VOUCHED: Final = libvirt.VIR_MIGRATE_UNSAFE
 """libvirt knows few file systems for shared. What is on a claim is so by its word, or the other node would not have it;
 QEMU writes out and forgets what it has cached when it hands over."""

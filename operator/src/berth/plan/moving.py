@@ -278,7 +278,7 @@ def _with_disks(disks: tuple[copied.Copied, ...], how: Method) -> str:
     if not disks:
         return how.words
     names = ", ".join(disk.name for disk in disks)
-    return f"{how.words}; first its disks ({names}) are copied, and from then on it writes to both nodes"
+    return f"{how.words}; first its disks ({names}) are copied, and what it writes meanwhile follows"
 
 
 def _from_source(g: Gathered, record: HandoverRecord) -> MigrationReport:
