@@ -223,6 +223,23 @@ def test_nothing_starts_before_the_nodes_have_told_what_they_are() -> None:
     world.settle(until=lambda: world.status.get("phase") == "Running")
 
 
+def test_a_machine_that_was_there_before_the_agents_gets_the_baseline_all_the_same() -> None:
+    world = Unlike(cpus.HASWELL, cpus.SKYLAKE)
+    known, world.common = world.common, replace(world.common, hosts=())
+    world.apply()
+    world.places["a"].room = False
+    world.turn()
+    world.common = replace(world.common, settled=False)
+    for _ in range(5):
+        world.turn()
+    assert world.pod_on("b") is not None
+    assert not world.nodes["b"].orders, "its agent is there, and has not told yet what its node is"
+    world.common = known
+    world.settle(until=lambda: world.status.get("phase") == "Running")
+    assert cpu_of(world.order("b")) == "Haswell-noTSX"
+    assert world.starts == 1
+
+
 def test_a_start_on_a_node_that_came_meanwhile_is_planned_anew() -> None:
     world = Unlike(cpus.HASWELL, cpus.HASWELL)
     world.become({"a": cpus.node("a", cpus.HASWELL, types=())})

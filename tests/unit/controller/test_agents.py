@@ -172,6 +172,11 @@ async def test_one_that_does_not_tell_is_not_waited_for_for_long() -> None:
     assert not agents.settled()
     now += timedelta(seconds=6)
     assert agents.settled()
+    agents._take(agents._links[NODE], Hello(facts=FACTS))
+    now += timedelta(seconds=14)
+    assert not agents.settled(), "its libvirt may be asking QEMU"
+    now += timedelta(seconds=2)
+    assert agents.settled()
     await agents.close()
 
 

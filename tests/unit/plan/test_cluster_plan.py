@@ -9,7 +9,7 @@ import pytest
 from berth.api.order import Emulation, GuestState
 from berth.api.virtualmachine import LastExit
 from berth.plan.acts import AddFinalizer, CreateBerth, DeleteBerth, RemoveFinalizer, SendOrder, Withdraw
-from berth.plan.cluster import plan
+from berth.plan.cluster import UNSETTLED_POLL, plan
 from berth.plan.orders import digest, order
 from berth.plan.world import FINALIZER, World, parse_time
 from tests.unit.plan.cluster_worlds import (
@@ -195,3 +195,10 @@ def test_an_exit_that_the_policy_leaves_alone_keeps_its_berth_for_the_log() -> N
 def test_every_kind_of_step_is_met_here() -> None:
     met = {type(step) for _, seen, _ in ROWS for step in plan(seen).steps}
     assert met == {AddFinalizer, RemoveFinalizer, CreateBerth, DeleteBerth, SendOrder, Withdraw}
+
+
+def test_only_a_start_waits_for_agents_that_have_not_told() -> None:
+    unsettled = replace(CLUSTER, settled=False)
+    assert plan(world(cluster=unsettled)).look_again == UNSETTLED_POLL
+    well = replace(running(), cluster=unsettled)
+    assert plan(well).look_again is None, "ten thousand that run would be looked at twice a second"

@@ -32,6 +32,8 @@ SETTLE_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
 LINE_BYTES: Final = 16 * 1024 * 1024
+LEARN_SECONDS: Final = 15.0
+"""The same for one that has told who it is, and whose libvirt still asks a QEMU that is new to it what it can be."""
 FORGET_SECONDS: Final = 600.0
 """So long a node without an agent pod counts for the CPU that all nodes can give."""
 _MESSAGE: Final[TypeAdapter[Message]] = TypeAdapter(Message)
@@ -55,6 +57,7 @@ class Link:
     facts: NodeFacts | None = None
     host: Host | None = None  # what matters of the facts to all machines
     begun: datetime | None = None  # when it was first seen
+    told: datetime | None = None  # when it first told any facts
     hypervisor_down_since: datetime | None = None
     reports: dict[str, Report] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
@@ -159,7 +162,8 @@ class Agents:
     def _is_new(self, link: Link) -> bool:
         if not link.pods or link.begun is None or (link.host is not None and link.host.kind.known):
             return False
-        return (self._clock() - link.begun).total_seconds() < SETTLE_SECONDS
+        since, seconds = (link.told, LEARN_SECONDS) if link.told is not None else (link.begun, SETTLE_SECONDS)
+        return (self._clock() - since).total_seconds() < seconds
 
     def nodes(self) -> tuple[str, ...]:
         """Those of which an agent pod was seen. One that is being replaced does not make its node go."""
@@ -263,6 +267,7 @@ class Agents:
 
     def _take_facts(self, link: Link, facts: NodeFacts) -> None:
         link.facts = facts
+        link.told = link.told or self._clock()
         host = hosts.read(facts)
         if host.kind.known or link.host is None:
             link.host = host  # an agent that has just started does not know yet what was known before

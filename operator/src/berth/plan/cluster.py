@@ -84,6 +84,8 @@ def _own_steps(world: World, past: History, verdict: Verdict) -> Decision:
     reason = _why_end(world, berth, verdict)
     if reason:
         return (DeleteBerth(berth.name, berth.uid, reason),), past.ending != history.stored(world).ending
+    if not berth.hardware and not world.cluster.settled and life(world) is Life.UNSEEN:
+        return _NOTHING  # made before any node was known: it is about to be made anew, or is as it has to be
     return _send(world, berth)
 
 
@@ -177,6 +179,8 @@ def _outdated(world: World, berth: Pod) -> str:
     unfit = compatible.start_trouble(berth, world.cluster) if berth.node is not None else None
     if unfit is not None:
         return f"node {berth.node} {unfit.message}"
+    if not berth.hardware and world.cluster.settled and hardware.resolve(spec, world.cluster) is not None:
+        return "what the nodes are was not known when it was made"
     if berth.emulation != world.cluster.emulation and not berth.running:
         return f"the cluster's emulation is now {world.cluster.emulation}"
     if berth.image != world.cluster.berth_image and not berth.running:
@@ -222,7 +226,7 @@ def _look_again(world: World, past: History, verdict: Verdict) -> float | None:
     seconds = [(m - world.now).total_seconds() for m in moments] + migration.look_again(world)
     if _is_stuck(world):
         seconds.append(_poll(world))
-    if not world.cluster.settled:
+    if _waits_for_nodes(world, verdict):
         seconds.append(UNSETTLED_POLL)
     waiting = _waiting(world, verdict)
     if waiting is not None:
@@ -245,6 +249,14 @@ def _moments(world: World, past: History, verdict: Verdict) -> list[datetime]:
         if agent.hypervisor_down_since is not None:
             found.append(agent.hypervisor_down_since + HYPERVISOR_GRACE)
     return found
+
+
+def _waits_for_nodes(world: World, verdict: Verdict) -> bool:
+    """Whether its start waits for what agents that were found just now will tell."""
+    berth = world.berth
+    if world.cluster.settled or not isinstance(verdict, StartNow):
+        return False
+    return berth is None or (not berth.hardware and life(world) is Life.UNSEEN)
 
 
 def _is_stuck(world: World) -> bool:
