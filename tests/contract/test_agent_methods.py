@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
+from berth.effects.hypervisor import Libvirt
 from tests.contract import pods
 from tests.contract.two_nodes import PEER_PORT, Side, Two, two_nodes
 
@@ -73,3 +76,20 @@ async def test_without_a_survey_it_goes_all_the_same(two: Two) -> None:
     assert methods
     assert all("how fast its memory changes is not known" in said for said in methods), methods
     assert await two.one_runs(uid) == "node-b"
+
+
+async def test_a_longer_pause_is_allowed_while_it_is_sent(two: Two) -> None:
+    uid = await two.start()
+    source, _ = await two.listening(bytes_per_second=4 << 20, downtime_ms=50)
+    await two.a.controller.send(source)
+    await two.a.controller.hears(lambda: (told(two.a, uid) or [{}])[-1].get("sent", 0) > 1 << 20, "some of it sent")
+    uri = f"qemu+unix:///system?socket=/proc/{two.a.node.pid}/root/run/libvirt/libvirt-sock"
+
+    def allow() -> list[int]:
+        hypervisor, domain = Libvirt(uri), libvirt.open(uri).lookupByUUIDString(uid)
+        before = domain.migrateGetMaxDowntime()
+        hypervisor.allow_pause(uid, 250)
+        hypervisor.close()
+        return [before, domain.migrateGetMaxDowntime()]
+
+    assert await asyncio.to_thread(allow) == [50, 250]

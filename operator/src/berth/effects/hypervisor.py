@@ -150,7 +150,8 @@ class Libvirt:
 
     def allow_pause(self, uid: str, milliseconds: int) -> None:
         with self._asking(f"let domain {uid} stand still for longer") as connection, _gone_is_fine():
-            connection.lookupByUUIDString(uid).migrateSetMaxDowntime(milliseconds)
+            if self.transfer(uid) is not None:
+                connection.lookupByUUIDString(uid).migrateSetMaxDowntime(milliseconds)
 
     def abort_migration(self, uid: str) -> None:
         with self._asking(f"stop sending domain {uid}") as connection, _gone_is_fine():
