@@ -7,6 +7,7 @@ guest agent.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import shutil
 import sys
@@ -56,15 +57,23 @@ def older_qemu(where: settings.Settings | None = None) -> Path:
 def _unpacked(guest: images.Image, where: settings.Settings) -> Path:
     [archive] = images.ensure([guest.name], where, [guest])
     folder = where.cache / "guests" / archive.stem
-    if not folder.is_dir():
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        images_archive.unpack(archive, partial)
-        for old in folder.parent.glob(f"{guest.name}-*"):
-            if old != partial:
-                shutil.rmtree(old, ignore_errors=True)
-        partial.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{guest.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two that ask at the same time unpack it once
+        if not folder.is_dir():
+            _unpack(guest, archive, folder)
     return folder
+
+
+def _unpack(guest: images.Image, archive: Path, folder: Path) -> None:
+    """In the place of whatever was unpacked of it before."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    images_archive.unpack(archive, partial)
+    for old in folder.parent.glob(f"{guest.name}-*"):
+        if old != partial:
+            shutil.rmtree(old, ignore_errors=True)
+    partial.rename(folder)
 
 
 def main(arguments: Sequence[str]) -> None:
