@@ -20,6 +20,7 @@ from berth.api.order import Changed, Fate, GuestState, Order, Report, Snapshot
 from berth.domain.observed import DomainState
 from berth.effects import memory
 from berth.effects.memory import MemoryNode
+from berth.effects.memory_states import MemoryStates, Volume
 from berth.effects.ports import Berth
 from tests.unit.agent.orders import NODE, order, uid
 
@@ -81,8 +82,14 @@ class Scene:
     """The agent dies at this call of a port; ``freeze_after`` tells whether the call still reaches the world."""
     freeze_after: bool = False
     words: str = ""
+    volume: Volume = field(default_factory=Volume)
+    hanging: set[str] = field(default_factory=set)  # methods of ports that do not come back
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.states = MemoryStates(self.volume, self.node.did)
+        self.node.folder_marks = (self.states.marks, self.states.clocks)
 
     @property
     def log(self) -> list[str]:
@@ -97,6 +104,8 @@ class Scene:
 
         async def run(call: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
             await asyncio.sleep(0.001)
+            if call.__name__ in self.hanging:
+                await asyncio.Event().wait()
             return await self._through(generation, lambda: call(*args, **kwargs))
 
         world = World(
@@ -108,6 +117,7 @@ class Scene:
             journal=memory.MemoryJournal(self.words),
             prober=memory.MemoryProber(self.node),
             run=run,
+            states=self.states,
             now=lambda: START + datetime.timedelta(seconds=asyncio.get_running_loop().time()),
         )
         settings = Settings(node_name=NODE, host_ip="127.0.0.1", workers=self.workers)
@@ -202,7 +212,7 @@ class Scene:
     def clean(self) -> bool:
         """Nothing of any machine is left on the node."""
         node = self.node
-        return not (node.domains or node.folders or node.taps or node.attached or node.served)
+        return not (node.domains or node.folders or node.taps or node.attached or node.served or self.states.marks)
 
     async def _through(self, generation: asyncio.Event, call: Callable[[], T]) -> T:
         if generation.is_set():

@@ -21,6 +21,7 @@ from berth.effects.memory_cluster import MemoryCluster
 from berth.errors import AgentDown, StaleEpoch
 from berth.plan import world as seen
 from berth.plan.berthpod import pod_name
+from berth.plan.fate import SAVED
 from berth.plan.world import Agent, Object, format_time, read_pod
 
 SPEC: Object = {"boot": {"kernel": {"image": "example.org/kernel:1"}}}
@@ -42,6 +43,7 @@ class Guest:
     epoch: int
     node: str
     paused: bool = False
+    boot: int = 0  # which boot its memory is of
 
 
 @dataclass
@@ -73,6 +75,8 @@ class World:
         self.most_guests = 0
         self.starts = 0
         self.phases: list[str] = []
+        self.states: dict[tuple[str, int], int] = {}  # by machine and start: which boot's memory is in the volume
+        self.save_fails = ""
         self.crash_in: int | None = None  # effects until the controller dies
         self.restart_controller()
 
@@ -110,6 +114,7 @@ class World:
     common = seen.Cluster()
     peer_port = 8555
     copies_disks = True
+    saves_states = True
 
     def agents(self) -> Agents:
         return Agents(self)
@@ -215,17 +220,27 @@ class World:
             view = read_pod(pod)
             if view.deleted is not None or view.terminal:
                 self._finish(node, uid, pod)
+            elif view.running and order.state is not None and order.state.save:
+                self._finish(node, uid, pod)  # there is nothing to save
             elif view.running:
                 self._start(node, order)
         elif guest is not None and (pod is None or "deletionTimestamp" in pod["metadata"]):
             self.end_guest(guest, FateReason.SHUT_DOWN, 0)
+        elif guest is not None and order.state is not None and order.state.save and not self.save_fails:
+            self.states = {(uid, guest.epoch): guest.boot}
+            self.end_guest(guest, FateReason.SAVED, 0)
+        elif guest is not None and self.save_fails and (report is None or len(report.conditions) < 3):
+            self.report(node, order, GuestState.RUNNING)
         elif guest is not None and guest.paused != (order.power == "Paused"):
             guest.paused = order.power == "Paused"
             self.report(node, order, GuestState.PAUSED if guest.paused else GuestState.RUNNING)
 
     def _start(self, node: Node, order: Order) -> None:
-        self.guests.append(Guest(order.uid, order.berth.pod_uid, order.epoch, node.name))
-        self.starts += 1
+        restore = order.state.restore if order.state is not None else None
+        boot = self.states.pop((order.uid, restore), None) if restore is not None else None
+        self.states.clear()  # a start throws what it does not use away
+        self.starts += boot is None
+        self.guests.append(Guest(order.uid, order.berth.pod_uid, order.epoch, node.name, boot=boot or self.starts))
         self.most_guests = max(self.most_guests, sum(g.uid == order.uid for g in self.guests))
         self.report(node, order, GuestState.RUNNING)
 
@@ -244,6 +259,8 @@ class World:
             key = pod["metadata"]["namespace"], pod["metadata"]["name"]
             if self.cluster.pods.get(key) is pod and pod["status"]["phase"] not in ("Succeeded", "Failed"):
                 ended = {"exitCode": code, "reason": "Completed", "finishedAt": format_time(self.now)}
+                if report is not None and report.fate is not None and report.fate.reason is FateReason.SAVED:
+                    ended["message"] = SAVED
                 pod["status"]["phase"] = "Failed" if code else "Succeeded"
                 pod["status"]["containerStatuses"] = [{"state": {"terminated": ended}}]
                 self.cluster.pod_changed(key)
@@ -263,6 +280,11 @@ class World:
         good = tuple(
             ReportCondition(type=t, status=ConditionStatus.TRUE, reason="Ready") for t in ("DisksReady", "NetworkReady")
         )
+        if self.save_fails:
+            failed = ReportCondition(
+                type="Suspendable", status=ConditionStatus.FALSE, reason=self.save_fails, message="no space is left"
+            )
+            good = (*good, failed)
         old = node.reports.get(order.uid)
         node.reports[order.uid] = Report(
             uid=order.uid,
@@ -380,6 +402,7 @@ class Agents:
                 hypervisor_connected=True,
                 peer_port=self._world.peer_port,
                 copies_disks=self._world.copies_disks,
+                states=self._world.saves_states,
             ),
             report=there.known.get(uid),
             present=uid in there.present,

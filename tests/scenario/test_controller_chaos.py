@@ -30,7 +30,7 @@ class Chaos(RuleBasedStateMachine):
     @initialize(restart=st.sampled_from(["Always", "OnFailure", "Never"]))
     def begin(self, restart: str) -> None:
         self.world = World()
-        self.spec: dict[str, Any] = {"restart": restart}
+        self.spec: dict[str, Any] = {"restart": restart, "savedState": {"pvc": {"claimName": "states"}}}
         self.deleted = False
         self.world.apply(**self.spec)
 
@@ -70,7 +70,7 @@ class Chaos(RuleBasedStateMachine):
     # the user
 
     @precondition(lambda self: not self.deleted)
-    @rule(power=st.sampled_from(["On", "On", "On", "Off", "Paused"]))
+    @rule(power=st.sampled_from(["On", "On", "On", "Off", "Paused", "Suspended"]))
     def power(self, power: str) -> None:
         self.spec["power"] = power
         self.world.apply(**self.spec)
@@ -173,6 +173,11 @@ class Chaos(RuleBasedStateMachine):
             assert self.world.most_guests <= 1, self.world.guests
 
     @invariant()
+    def none_runs_beside_its_state(self) -> None:
+        if hasattr(self, "world"):
+            assert not {guest.boot for guest in self.world.guests} & set(self.world.states.values())
+
+    @invariant()
     def every_step_is_known(self) -> None:
         if hasattr(self, "world"):
             pairs = list(zip(self.world.phases, self.world.phases[1:], strict=False))
@@ -218,6 +223,8 @@ class Chaos(RuleBasedStateMachine):
         phase, power = world.status.get("phase"), self.spec.get("power", "On")
         if power == "Off":
             return phase == "Stopped" and not world.guests and world.pod is None
+        if power == "Suspended":
+            return phase in ("Suspended", "Stopped", "Failed") and not world.guests
         if phase in ("Stopped", "Failed"):
             return self.spec["restart"] != "Always" and bool(world.status.get("lastExit")) and not world.guests
         wanted = {"On": "Running", "Paused": "Paused"}[power]

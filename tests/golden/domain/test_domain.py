@@ -34,6 +34,7 @@ UNVARIED = {
         ("anti_spoofing", "inbound", "outbound", "segment", "interface", "addresses", "gateways", "dns", "search"),
         "the berth's network is made around the domain, not in it",
     ),
+    "state": "a machine that is restored has the hardware that it was saved with",
     **dict.fromkeys(("incoming", "leaving", "outgoing", "forward", "doors"), "a machine that moves keeps its hardware"),
 }
 

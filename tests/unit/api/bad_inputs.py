@@ -82,7 +82,13 @@ BAD: tuple[Bad, ...] = (
     Bad(
         "many-cpus", good(cpu={"count": 256}), "spec.cpu.count", ("at most 255", "256"), ("less than or equal to 255",)
     ),
-    Bad("power-word", good(power="Of"), "spec.power", ("On, Off or Paused", "Of"), ('"On", "Off", "Paused"',)),
+    Bad(
+        "power-word",
+        good(power="Of"),
+        "spec.power",
+        ("On, Off, Paused or Suspended", "Of"),
+        ('"On", "Off", "Paused", "Suspended"',),
+    ),
     Bad("null-source", _disks(_disk(container=None)), "spec.disks[0]", ("exactly one of container",)),
     Bad("two-sources", _disks(_disk(**EMPTY, container={"image": "x"})), "spec.disks[0]", ("given: container empty",)),
     Bad("no-source", _disks(_disk()), "spec.disks[0]", ("exactly one of container, empty, pvc", "given: nothing")),

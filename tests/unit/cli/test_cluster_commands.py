@@ -88,7 +88,9 @@ def test_why_is_not_zero_while_something_is_missing(server: Server, run: Run, sp
     assert run("why", "web") == 1
 
 
-@pytest.mark.parametrize(("power", "phase"), [(False, "Stopped"), ("Off", "Stopped"), ("Paused", "Paused")])
+@pytest.mark.parametrize(
+    ("power", "phase"), [(False, "Stopped"), ("Off", "Stopped"), ("Paused", "Paused"), ("Suspended", "Suspended")]
+)
 def test_why_is_zero_when_it_is_off_or_paused_as_wanted(server: Server, run: Run, power: Any, phase: str) -> None:
     server.put("web", {"power": power}, running(phase=phase, conditions=[condition("Ready", "False")]))
     assert run("why", "web") == 0
@@ -146,8 +148,11 @@ def test_start_of_an_ended_machine_asks_for_a_restart(server: Server, run: Run) 
     assert "metadata" in server.patches[0]
 
 
-@pytest.mark.parametrize(("command", "power", "phase"), [("pause", "Paused", "Paused"), ("resume", "On", "Running")])
-def test_pause_and_resume(server: Server, run: Run, command: str, power: str, phase: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "power", "phase"),
+    [("pause", "Paused", "Paused"), ("suspend", "Suspended", "Suspended"), ("resume", "On", "Running")],
+)
+def test_pause_suspend_and_resume(server: Server, run: Run, command: str, power: str, phase: str) -> None:
     server.put("web", {"power": "On"}, running(phase="Running"))
     server.on_patch = reach(phase)
     assert run(command, "web", "--wait") == 0
@@ -166,6 +171,15 @@ def test_waiting_for_a_failed_machine_ends_at_once(server: Server, run: Run) -> 
     server.put("web", status=running())
     server.on_patch = reach("Failed", message="it crashed")
     assert run("pause", "web", "--wait") == 1
+
+
+def test_suspending_one_that_cannot_be_ends_at_once_and_says_why(
+    server: Server, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.put("web", status=running(conditions=[condition("Suspendable", "False")]))
+    server.on_patch = reach("Running", message="There is no volume to save its state to.")
+    assert run("suspend", "web", "--wait") == 1
+    assert "no volume" in capsys.readouterr().err
 
 
 def test_force_deletes_the_berth(server: Server, run: Run) -> None:

@@ -227,6 +227,20 @@ def test_it_is_told_which_disks_are_copied_and_how_much_that_is_at_most() -> Non
     assert [disk.name for disk in migratable.copied(spec)] == ["root", "data", "more"]
 
 
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ({"claim": {}}, "SavedStateClaim"),
+        ({"claim": {"accessMode": "ReadWriteMany"}}, "Movable"),
+        ({"pvc": {"claimName": "states"}}, "SharedClaims"),
+    ],
+)
+def test_the_volume_for_saved_states_decides_too(where: Object, reason: str) -> None:
+    spec, problem = read_spec({"boot": {"kernel": {"image": "k"}}, "savedState": where})
+    assert spec is not None, problem
+    assert migratable.of_spec(spec).reason == reason
+
+
 @pytest.mark.parametrize(("text", "ms"), [("300ms", 300), ("90s", 90_000), ("10m", 600_000), ("24h", 86_400_000)])
 def test_lengths_of_time(text: str, ms: int) -> None:
     assert to_ms(text) == ms

@@ -9,16 +9,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final, assert_never
 
+from berth.agent import gather
 from berth.agent.handovers import Handovers
 from berth.agent.machines import Arrival, Machine, Machines, Place, Unplugging
+from berth.agent.saving import Savings
 from berth.agent.world import World
-from berth.api.order import NicKind, NicOrder, NodeFacts, Order
+from berth.api.order import NicKind, NicOrder, NodeFacts, Order, StateOrder
 from berth.domain import build, copied, host, metadata, nics, xml
 from berth.domain.devices import address
 from berth.domain.observed import StartRecord, TransferStats
 from berth.effects.ports import Berth
+from berth.effects.ports_saving import States
 from berth.errors import BerthError, HostFault, Unavailable
 from berth.plan import gathered, steps
 from berth.plan.gathered import Gathered
@@ -53,8 +57,11 @@ def groups(plan: tuple[Step, ...]) -> Iterator[list[Step]]:
 
 
 class Applier:
-    def __init__(self, world: World, machines: Machines, ring: Callable[..., None], handovers: Handovers) -> None:
+    def __init__(
+        self, world: World, machines: Machines, ring: Callable[..., None], handovers: Handovers, savings: Savings
+    ) -> None:
         self._world = world
+        self._savings = savings
         self._handovers = handovers
         self._machines = machines
         self._ring = ring
@@ -138,12 +145,48 @@ class Applier:
             case steps.Destroy(code=code, reason=reason):
                 machine.cut_off = reason if code == "NetworkLost" else machine.cut_off
                 await run(world.hypervisor.destroy, uid)
+                machine.saved = machine.saved or code == "Saved"
             case steps.ExitBerth(pod_uid=pod, exit_code=code, note=note):
                 await self._exit(machine.place(pod), code, note)
             case steps.CleanUp():
                 await self._clean_up(machine)
             case _:
+                await self._save(machine, step, facts)
+
+    async def _save(self, machine: Machine, step: steps.SavingStep | steps.MovingStep, facts: NodeFacts) -> None:
+        """The steps of a machine whose state is saved or restored; those of one that moves come after."""
+        run, world = self._world.run, self._world
+        match step:
+            case steps.BeginSave(order=order):
+                machine.transfer = TransferStats()
+                self._savings.begin(machine, order, _berth(machine, order))
+            case steps.AbortSave():
+                await self._savings.abort(machine)
+            case steps.ScrapState(order=order):
+                await run(_states(world).scrap, machine.uid, _berth(machine, order), _state(order))
+            case steps.BeginRestore(order=order):
+
+                async def domain(kind: str) -> str:
+                    machine.new_start()
+                    return await self._domain(machine, order, facts, kind)
+
+                self._savings.begin_restore(machine, order, _berth(machine, order), domain)
+            case steps.UseState(order=order, epoch=epoch):
+                await run(_states(world).use, machine.uid, _berth(machine, order), _state(order), epoch)
+            case steps.SetClock():
+                await self._set_clock(machine)
+            case _:
                 await self._move(machine, step, facts)
+
+    async def _set_clock(self, machine: Machine) -> None:
+        """A guest's agent that does not do it holds nothing else up; it is asked again."""
+        machine.clock_tried_at = asyncio.get_running_loop().time()
+        try:
+            await self._world.run(self._world.hypervisor.set_clock, machine.uid, self._world.now().timestamp())
+            await self._world.run(_states(self._world).clock_set, machine.uid)
+        except BerthError as error:
+            _log.info("the guest's clock is not set yet", extra={"uid": machine.uid, "error": str(error)})
+            self._ring(machine.uid, gather.CLOCK_SECONDS)
 
     async def _move(self, machine: Machine, step: steps.MovingStep, facts: NodeFacts) -> None:
         """The steps of a machine that moves."""
@@ -219,12 +262,14 @@ class Applier:
         machine.new_start()
         await self._world.run(self._world.hypervisor.create_paused, domain)
 
-    async def _domain(self, machine: Machine, order: Order, facts: NodeFacts) -> str:
+    async def _domain(self, machine: Machine, order: Order, facts: NodeFacts, kind: str = "") -> str:
+        """``kind``: the machine type of a state, which may be older than this node's."""
         place = _place(machine, order)
         accelerator = host.choose_accelerator(order.emulation, kvm_usable=facts.kvm_usable)
         if place.files is None or accelerator is None:
             raise HostFault("the plan creates a domain before its files and its host are known", reason="InternalError")
         this_host = await self._host(machine, order, accelerator)
+        this_host = replace(this_host, machine=kind or this_host.machine)
         return xml.render(build.build(order, place.files, place.taps, this_host))
 
     async def _host(self, machine: Machine, order: Order, accelerator: host.Accelerator) -> host.Host:
@@ -318,6 +363,18 @@ def _berth(machine: Machine, order: Order) -> Berth:
     if berth is None:
         raise Unavailable(f"the berth process of pod {order.berth.pod_name} is not there", reason="BerthGone")
     return berth
+
+
+def _states(world: World) -> States:
+    if world.states is None:
+        raise HostFault("this agent cannot save guests", reason="SaveUnsupported")
+    return world.states
+
+
+def _state(order: Order) -> StateOrder:
+    if order.state is None:
+        raise HostFault("the plan deals with a state that no order tells of", reason="InternalError")
+    return order.state
 
 
 def _hostname(order: Order) -> str:

@@ -86,6 +86,7 @@ def first(node: str, peer_port: int = 0) -> NodeFacts:
         hypervisor_message="not connected yet",
         peer_port=peer_port,
         copies_disks=True,
+        states=True,
     )
 
 

@@ -12,18 +12,21 @@ from typing import Final
 
 from berth.agent.handovers import Handovers, overdue
 from berth.agent.machines import Machine, Place
+from berth.agent.saving import Savings
 from berth.agent.world import World
 from berth.api.order import NodeFacts
 from berth.domain import xml
-from berth.domain.observed import Guest, HandoverRecord, StartRecord
+from berth.domain.observed import Guest, HandoverRecord, KeptStates, StartRecord
 from berth.effects.ports import Berth
 from berth.errors import HostFault, HypervisorDown
 from berth.plan import fate
-from berth.plan.gathered import FATE_PATIENCE, Gathered, Unplug
+from berth.plan.gathered import FATE_PATIENCE, Gathered, Saving, Unplug
 from berth.plan.handover import Gate
 
 SURE_SECONDS: Final = 1.0
 """A berth process that was never seen by this agent is lost only when it is missed twice, this far apart."""
+CLOCK_SECONDS: Final = 10.0
+"""So often a guest's agent that answers is asked to set the clock."""
 EXIT_SECONDS: Final = 5.0
 """A berth that was told to exit and lives on is told again."""
 
@@ -39,10 +42,17 @@ class _Seen:
     berths: dict[str, Berth | None]
     network_lost: bool
     handover: HandoverRecord | None
+    save_begun: bool
+    kept: KeptStates | None
+    kept_error: str
+    clock_due: bool
 
 
-async def gather(world: World, machine: Machine, facts: NodeFacts, handovers: Handovers | None = None) -> Gathered:
-    seen = await world.run(_look, world, machine)
+async def gather(
+    world: World, machine: Machine, facts: NodeFacts, handovers: Handovers | None = None, savings: Savings | None = None
+) -> Gathered:
+    saving = savings.seen(machine) if savings is not None else Saving.NONE  # first: what it leaves is seen after it
+    seen = await world.run(_look, world, machine, savings)
     now = asyncio.get_running_loop().time()
     machine.guest, machine.record = seen.guest, seen.record
     if seen.guest is not None:
@@ -89,7 +99,19 @@ async def gather(world: World, machine: Machine, facts: NodeFacts, handovers: Ha
         answer=machine.answer,
         source_silent=machine.source_silent,
         forward=place.forward,
+        saving=saving,
+        restore_failure=savings.restore_failure(machine) if savings is not None else None,
+        save_begun=seen.save_begun,
+        kept=seen.kept,
+        kept_error=seen.kept_error,
+        clock_due=seen.clock_due and _hears(machine, now),
     )
+
+
+def _hears(machine: Machine, now: float) -> bool:
+    """Whether its agent answers, and was not asked just now."""
+    answers = machine.agent_channel or (machine.info is not None and machine.info.agent_connected)
+    return bool(answers) and (machine.clock_tried_at is None or now - machine.clock_tried_at >= CLOCK_SECONDS)
 
 
 def _overdue(machine: Machine, world: World) -> bool:
@@ -102,7 +124,7 @@ def _listening(machine: Machine) -> bool:
     return incoming is not None and machine.arrival is not None and machine.arrival.migration == incoming.migration
 
 
-def _look(world: World, machine: Machine) -> _Seen:
+def _look(world: World, machine: Machine, savings: Savings | None) -> _Seen:
     """Blocking: the ports' part of it."""
     try:
         domain = world.hypervisor.domain(machine.uid)
@@ -118,6 +140,8 @@ def _look(world: World, machine: Machine) -> _Seen:
     pods |= {machine.order.berth.pod_uid} if machine.order is not None else set()
     found = {pod: _berth(world, machine, pod) for pod in pods}
     folder = record is not None or machine.uid in world.berths.folders()
+    begun = world.states is not None and world.states.begun(machine.uid)
+    kept, error = _kept(machine, guest, record, found, savings, begun=begun)
     return _Seen(
         hypervisor,
         guest,
@@ -126,7 +150,31 @@ def _look(world: World, machine: Machine) -> _Seen:
         found,
         _network_lost(world, guest, record, found),
         world.berths.handover_record(machine.uid),
+        begun,
+        kept,
+        error,
+        world.states is not None and guest is not None and world.states.clock_due(machine.uid),
     )
+
+
+def _kept(
+    machine: Machine,
+    guest: Guest | None,
+    record: StartRecord | None,
+    berths: dict[str, Berth | None],
+    savings: Savings | None,
+    *,
+    begun: bool,
+) -> tuple[KeptStates | None, str]:
+    """What is in its volume, which may be slow to answer: before the first run, and once a save was begun."""
+    pod = guest.order.berth.pod_uid if guest is not None else record.pod_uid if record is not None else None
+    order = machine.order
+    if order is None or (pod is not None and order.berth.pod_uid != pod):
+        order = guest.order if guest is not None else order
+    ran = record is not None and (guest is None or record.epoch == guest.order.epoch)
+    if savings is None or order is None or order.state is None or (ran and not begun):
+        return None, ""
+    return savings.look(machine, berths.get(pod or order.berth.pod_uid), order.state)
 
 
 def _network_lost(
@@ -192,6 +240,7 @@ async def _end(world: World, machine: Machine, seen: _Seen, place: Place, lost: 
         cut_off=machine.cut_off,
         shutdown_asked=place.shutdown_asked,
         berth_lost=place.pod_uid in lost,
+        saved=machine.saved or (seen.kept is not None and seen.record.epoch in seen.kept.complete),
         last_words=await world.run(world.journal.last_words, machine.uid),
     )
     ended.fate = fate.fate(ending, world.now().strftime("%Y-%m-%dT%H:%M:%SZ"))

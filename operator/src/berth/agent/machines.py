@@ -117,6 +117,8 @@ class Machine:
     survey: Survey | None = None
     surveying: bool = False
     connections: int | None = None
+    saved: bool = False  # this agent ended it because its state is whole
+    clock_tried_at: float | None = None
     left_at: float | None = None  # since when nothing of it is here
     phases: dict[str, float] = field(default_factory=dict)  # seconds per phase of the start under way
 
@@ -138,6 +140,7 @@ class Machine:
         self.pressed_at = self.resumed_at = self.left_at = None
         self.info, self.nics, self.agent_channel, self.told = None, (), None, False
         self.cut_off, self.presses, self.unplugs = "", 0, {}
+        self.saved, self.clock_tried_at = False, None
         self.answer, self.source_silent, self.released, self.pause_ms = Answer.NONE, False, None, None
 
 

@@ -21,6 +21,7 @@ from berth.agent.machines import Machine, Machines
 from berth.agent.metrics import Metrics
 from berth.agent.reconcile import Reconciler
 from berth.agent.reports import Hub
+from berth.agent.saving import Savings
 from berth.agent.segments import Segments
 from berth.agent.settings import Settings
 from berth.agent.surveys import Surveys
@@ -52,9 +53,18 @@ class Node:
         self._watch = BerthWatch(world, self.bell.ring)
         self._infos = GuestInfos(world, self.machines, self.bell.ring)
         self.handovers = Handovers(world, self.machines, lambda uid: _ring_from_thread(loop, self.bell, uid))
+        self.savings = Savings(world, self.bell.ring)
         self._surveys = Surveys(world, self.handovers.tunnel, self.bell.ring, settings.migration_cpus)
         self._reconciler = Reconciler(
-            world, self.machines, self.hub, self.bell.ring, self._watch, self.metrics, self.handovers, self._surveys
+            world,
+            self.machines,
+            self.hub,
+            self.bell.ring,
+            self._watch,
+            self.metrics,
+            self.handovers,
+            self.savings,
+            self._surveys,
         )
         self._events.on_stopped = self._stopped
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,6 +84,7 @@ class Node:
 
     async def stop(self) -> None:
         """Let go of everything; guests run on, and berths keep the lines' other ends open."""
+        self.savings.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -89,10 +100,10 @@ class Node:
         self._begin(depart(), f"depart {uid}")
 
     async def _progress(self) -> None:
-        """How far the guests are that are sent away, and how many connections still come through the doors."""
+        """How far the guests are that are sent away or saved, and how many connections still come through the doors."""
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            for uid in self.handovers.sending():
+            for uid in (*self.handovers.sending(), *self.savings.busy()):
                 least = self.handovers.watch(uid)
                 machine = self.machines.get(uid)
                 with contextlib.suppress(BerthError):

@@ -18,6 +18,7 @@ from berth.effects.probe import HostProber
 from berth.effects.qemu_process import NodeQemus
 from berth.effects.segment_devices import NodeSegments
 from berth.effects.segments import Place
+from berth.effects.states import NodeStates
 
 
 def real(settings: Settings, run: Runner, now: Callable[[], datetime]) -> World:
@@ -34,4 +35,5 @@ def real(settings: Settings, run: Runner, now: Callable[[], datetime]) -> World:
         run=run,
         now=now,
         moving=Moving(NodeQemus(), folders, settings.host_ip, settings.peer_port),
+        states=NodeStates(folders),
     )

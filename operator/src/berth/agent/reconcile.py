@@ -17,6 +17,7 @@ from berth.agent.handovers import Handovers
 from berth.agent.machines import Machine, Machines
 from berth.agent.metrics import Metrics
 from berth.agent.reports import Hub
+from berth.agent.saving import Savings
 from berth.agent.surveys import Surveys
 from berth.agent.world import World
 from berth.api.order import GuestState, NodeFacts, Report
@@ -55,17 +56,19 @@ class Reconciler:
         watch: BerthWatch,
         metrics: Metrics,
         handovers: Handovers,
+        savings: Savings,
         surveys: Surveys | None = None,
     ) -> None:
         self._surveys = surveys
         self._handovers = handovers
+        self._savings = savings
         self._world = world
         self._machines = machines
         self._hub = hub
         self._ring = ring
         self._watch = watch
         self._metrics = metrics
-        self._applier = Applier(world, machines, ring, handovers)
+        self._applier = Applier(world, machines, ring, handovers, savings)
 
     async def reconcile(self, uid: str) -> None:
         machine = self._machines.get(uid)
@@ -74,7 +77,7 @@ class Reconciler:
         for _ in range(ROUNDS):
             if self._surveys is not None:
                 self._surveys.look(machine)
-            g = await gather.gather(self._world, machine, self._facts, self._handovers)
+            g = await gather.gather(self._world, machine, self._facts, self._handovers, self._savings)
             plan = planner.plan(g)
             acted = plan.acts and not self._held_back(machine, plan) and await self._apply(machine, g, plan)
             self._tell(machine, g, plan)
@@ -165,6 +168,8 @@ class Reconciler:
             guest_nics=machine.nics,
             pause_ms=machine.pause_ms,
             connections=machine.connections,
+            save_failure=self._savings.save_failure(machine),
+            transfer=machine.transfer,
             before=before,
         )
         told = report.report(g, progress)

@@ -12,6 +12,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from berth.effects.folders import MachineFolders
 from berth.effects.ports import BerthLinks, Berths, Hypervisor, Journal, Media, Network, Prober
 from berth.effects.ports_moving import Qemus
+from berth.effects.ports_saving import States
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class World:
     run: Runner
     now: Callable[[], datetime]
     moving: Moving | None = None  # None: guests cannot move
+    states: States | None = None  # None: guests cannot be saved
 
 
 def in_threads(executor: Executor) -> Runner:

@@ -164,6 +164,15 @@ class MachineOrder(Lenient):
     guest_agent: bool = True
 
 
+class StateOrder(Lenient):
+    """The volume for saved states, and what is to be done with one. An older agent knows nothing of it."""
+
+    folder: str  # where it is mounted in the berth
+    save: bool = False  # write memory and devices into it, then end
+    restore: int | None = None  # begin with the state of this epoch; a state of any other is thrown away at a start
+    sure: bool = True  # False: boot when that state turns out not to be complete
+
+
 class Order(Lenient):
     """Run this machine, in this berth, like this."""
 
@@ -182,6 +191,7 @@ class Order(Lenient):
     outgoing: Outgoing | None = None
     forward: Forward | None = None
     doors: tuple[DoorOrder, ...] = ()  # earlier berths that lead here
+    state: StateOrder | None = None
 
 
 class GuestState(enum.StrEnum):
@@ -207,6 +217,7 @@ class FateReason(enum.StrEnum):
     GUEST_PANICKED = "GuestPanicked"
     QEMU_CRASHED = "QemuCrashed"
     KILLED = "Killed"  # QEMU got a signal from somebody else
+    SAVED = "Saved"  # its memory and devices are in a volume, as asked
     UNKNOWN = "Unknown"  # it ended while nobody looked
 
 
@@ -275,6 +286,7 @@ class NodeFacts(Lenient):
     cgroup_version: Literal[1, 2] = 2
     machine_types: tuple[str, ...] = ()  # pc-q35 of all versions that QEMU here knows; empty: an older agent
     host_cpus: tuple[HostCpu, ...] = ()
+    states: bool = False  # whether it can save and restore guests; an older agent cannot
     peer_port: int = 0  # where other nodes' agents are served; 0: an older agent, to and from which nothing moves
     copies_disks: bool = False  # it copies node-local disks when a guest moves; an older agent would leave them behind
 

@@ -17,6 +17,7 @@ from berth.api.cpu import Cpu
 from berth.api.devices import MOST_DISKS, MOST_NICS, Boot, CloudInit, Disk, Display, Nic, PodNetwork
 from berth.api.kubernetes import ObjectMeta, Placement, Probe
 from berth.api.quantity import Quantity
+from berth.api.savedstate import SavedState, SavedStateStatus
 
 KIND = "VirtualMachine"
 PLURAL = "virtualmachines"
@@ -28,6 +29,7 @@ class Power(enum.StrEnum):
     ON = "On"
     OFF = "Off"
     PAUSED = "Paused"
+    SUSPENDED = "Suspended"
 
 
 def _yaml_word(value: Any) -> Any:
@@ -129,7 +131,8 @@ class VirtualMachineSpec(Model):
 
     power: Annotated[PowerWord, Live] = Field(
         Power.ON,
-        description="On: keep it running. Off: shut it down. Paused: keep it in memory, with its CPUs stopped.",
+        description="On: keep it running. Off: shut it down. Paused: keep it in memory, with its CPUs stopped."
+        " Suspended: write its memory and devices to the volume of savedState, and give CPU and memory back.",
     )
     restart: Annotated[Restart, Live] = Field(
         Restart.ALWAYS,
@@ -181,6 +184,9 @@ class VirtualMachineSpec(Model):
     )
     display: Display = Field(default_factory=Display, description="The guest's graphics.")
     guest_agent: Annotated[bool, NextBoot] = Field(True, description="Give the guest a channel for qemu-guest-agent.")
+    saved_state: SavedState | None = Field(
+        None, description="The volume that its memory and devices are written to when it is Suspended."
+    )
     shutdown: Shutdown = Field(default_factory=Shutdown, description="How the guest is stopped.")
     probes: Probes = Field(default_factory=Probes, description="Health checks of the guest.")
     placement: Placement = Field(default_factory=Placement, description="Where it may run.")
@@ -244,6 +250,7 @@ class Phase(enum.StrEnum):
     STARTING = "Starting"  # its node is known and the agent is at work
     RUNNING = "Running"
     PAUSED = "Paused"
+    SUSPENDED = "Suspended"  # its memory and devices are in a volume, and no node has anything of it
     MIGRATING = "Migrating"  # it runs on, and is being moved to another node
     STOPPING = "Stopping"
     STOPPED = "Stopped"
@@ -282,6 +289,7 @@ class ConditionType(enum.StrEnum):
     NETWORK_READY = "NetworkReady"
     GUEST_RUNNING = "GuestRunning"
     READY = "Ready"
+    SUSPENDABLE = "Suspendable"  # no prerequisite either, and told only of a machine that has savedState
     MIGRATABLE = "Migratable"  # no prerequisite of its running: whether it could move to another node
 
 
@@ -345,6 +353,7 @@ class VirtualMachineStatus(Model):
         None, description="When a guest that ended will be started again.", json_schema_extra={"format": "date-time"}
     )
     last_exit: LastExit | None = Field(None, description="How the guest ended the last time.")
+    saved_state: SavedStateStatus | None = Field(None, description="The state that its next start restores.")
     pending_changes: list[str] = Field(
         default_factory=list, description="Changed fields that take effect at the next start."
     )

@@ -21,6 +21,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("stop", "power", "Power"),
     ("restart", "power", "Power"),
     ("pause", "power", "Power"),
+    ("suspend", "power", "Power"),
     ("resume", "power", "Power"),
     ("migrate", "migrate", "Power"),
     ("evacuate", "evacuate", "Power"),

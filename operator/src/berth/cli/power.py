@@ -1,4 +1,4 @@
-"""start, stop, restart, pause, resume: one patch of the spec each, and on --wait the phases on the way to the goal.
+"""start, stop, restart, pause, suspend, resume: one patch of the spec, and on --wait the phases on the way to the goal.
 
 Nothing here talks to a node: the controller does what the spec says, also when this command has long ended.
 """
@@ -97,6 +97,20 @@ def pause_command(
     _carry_out(cluster, name, _power_patch(Power.PAUSED), goal, wait, timeout)
 
 
+def suspend_command(
+    name: Name,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    wait: Wait = False,
+    timeout: Timeout = 600,
+) -> None:
+    """Save a machine's memory and devices to its volume, and give CPU and memory back (spec.power: Suspended)."""
+    cluster, _ = _look(name, namespace, context, kubeconfig)
+    goal = Goal("suspended", lambda vm: _phase(vm) is Phase.SUSPENDED, _cannot_be_suspended)
+    _carry_out(cluster, name, _power_patch(Power.SUSPENDED), goal, wait, timeout)
+
+
 def resume_command(
     name: Name,
     namespace: Namespace = None,
@@ -105,7 +119,7 @@ def resume_command(
     wait: Wait = False,
     timeout: Timeout = 60,
 ) -> None:
-    """Let a paused machine's CPUs run again (spec.power: On)."""
+    """Let a paused machine's CPUs run again, or restore a suspended one (spec.power: On)."""
     cluster, before = _look(name, namespace, context, kubeconfig)
     if _power(before) is Power.OFF:
         screen.fail(f"{name} is off: use `berth start {name}`")
@@ -161,6 +175,12 @@ def _running_after(before: Json | None) -> Goal:
 
 def _has_failed(vm: Json) -> bool:
     return _observed(vm) and _phase(vm) in (Phase.FAILED, Phase.STOPPED)
+
+
+def _cannot_be_suspended(vm: Json) -> bool:
+    conditions = (vm.get("status") or {}).get("conditions") or ()
+    refused = any(c["type"] == "Suspendable" and c["status"] == "False" for c in conditions)
+    return _has_failed(vm) or (_observed(vm) and refused)
 
 
 def _observed(vm: Json) -> bool:

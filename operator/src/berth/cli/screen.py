@@ -17,6 +17,7 @@ err: Final = Console(stderr=True, highlight=False, soft_wrap=True)
 COLOURS: Final = {
     "Running": "green",
     "Paused": "yellow",
+    "Suspended": "yellow",
     "Stopped": "bright_black",
     "Failed": "red",
     "Unknown": "red",

@@ -25,7 +25,9 @@ Json = dict[str, Any]
 NEXT: Final = "Next: "
 LAST_EVENTS: Final = 12
 _MARKS: Final = {"True": ("✓", "green"), "False": ("✗", "red"), "Unknown": ("?", "yellow")}
-_GOALS: Final = {Power.ON: "Running", Power.OFF: "Stopped", Power.PAUSED: "Paused"}
+_ABLE: Final = ("Suspendable", "Migratable")
+"""Conditions that nothing else depends on: one that matters is the status' message already."""
+_GOALS: Final = {Power.ON: "Running", Power.OFF: "Stopped", Power.PAUSED: "Paused", Power.SUSPENDED: "Suspended"}
 
 
 def why_command(
@@ -65,7 +67,7 @@ def next_step(vm: Json) -> str:
         waiting = status.get("pendingChanges")
         return f"`berth restart {vm['metadata']['name']}` puts the pending changes into effect" if waiting else ""
     texts = [status.get("message", "")]
-    wrong = [c for c in status.get("conditions") or () if c["status"] != "True" and c["type"] != "Migratable"]
+    wrong = [c for c in status.get("conditions") or () if c["status"] != "True" and c["type"] not in _ABLE]
     texts += [c.get("message", "") for c in wrong]
     return next((text.partition(NEXT)[2].strip() for text in texts if NEXT in text), "")
 

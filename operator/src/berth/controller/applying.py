@@ -21,6 +21,7 @@ from berth.plan import evacuation
 from berth.plan.acts import (
     AddFinalizer,
     CreateBerth,
+    CreateClaim,
     CreateGuard,
     CreateIncoming,
     CreateMigration,
@@ -96,6 +97,8 @@ class Applier:
                 return await self._finalizers(key, world, [f for f in world.machine.finalizers if f != FINALIZER])
             case CreateBerth():
                 return await self._create(key, world, step, memory, rang)
+            case CreateClaim():
+                return await self._claim(world, step, memory)
             case CreateIncoming():
                 return await self._create_incoming(world, step, memory)
             case SetHere() | SetGuard():
@@ -162,6 +165,23 @@ class Applier:
             self._cache.see_pod(obj)
             return None
         memory.squatter = pod
+        return self._create_later(memory, world.now)
+
+    async def _claim(self, world: World, step: CreateClaim, memory: Memory) -> float | None:
+        """One of that name that belongs to somebody else is not used: it may hold another machine's state."""
+        if memory.create_after is not None and world.now < memory.create_after:
+            return (memory.create_after - world.now).total_seconds()
+        try:
+            with waiting():
+                found = await self._cluster.create_claim(step.manifest)
+        except ApiRefused as error:
+            memory.refusal = Refusal(error.code, error.reason, str(error))
+            return self._create_later(memory, world.now)
+        owners = [owner.get("uid") for owner in found["metadata"].get("ownerReferences") or ()]
+        if world.machine.uid in owners:
+            return None
+        text = f"the claim {found['metadata']['name']} is there and is not this machine's. Next: delete or rename it,"
+        memory.refusal = Refusal(409, "ClaimTaken", f"{text} or name it in spec.savedState.pvc")
         return self._create_later(memory, world.now)
 
     def _create_later(self, memory: Memory, now: datetime) -> float:

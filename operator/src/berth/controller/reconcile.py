@@ -31,7 +31,7 @@ from berth.plan.world import Cluster, Machine, Pod, PodEvent, World, read_machin
 
 NODE_SECONDS: Final = 10.0
 EVENTS_SECONDS: Final = 2.5
-OWNER: Final = frozenset({"berth", "epoch", "node"})
+OWNER: Final = frozenset({"berth", "epoch", "node", "savedState"})
 """Whose the guest is. Written only at the version that was read, and before the node is told: a controller that was
 behind for a while, and does not know that it leads no more, cannot make a second copy of a machine that has moved."""
 _log = logging.getLogger(__name__)

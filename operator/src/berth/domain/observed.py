@@ -51,11 +51,12 @@ class Guest:
     guest_uid: int
     accelerator: Accelerator
     detail: str = ""
-    machine: str = ""
     cpu_mode: str = ""
     nics: tuple[GuestNic, ...] = ()
     free_slots: tuple[int, ...] = ()
     """Where further NICs could be plugged in."""
+    machine: str = ""
+    """QEMU's machine type; it stays that of its first start, whatever newer ones this node would take."""
 
     def nic(self, name: str) -> GuestNic | None:
         return next((nic for nic in self.nics if nic.name == name), None)
@@ -103,6 +104,14 @@ class HandoverRecord:
     qemu: QemuProcess | None = None  # source
     reason: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptStates:
+    """What a machine's folder in its volume holds, by start: whole states, and marks of those that were used."""
+
+    complete: frozenset[int] = frozenset()
+    used: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from berth.api.order import Order
+from berth.api.order import Order, StateOrder
 
 
 def redacted(order: Order) -> Order:
     """cloud-init's documents go: they hold passwords and keys, and nobody needs them once the disk is made."""
-    order = order.model_copy(
-        update={"leaving": None, "outgoing": None, "forward": None}
-    )  # of the hour: nothing to do later
+    of_the_hour = {"leaving": None, "outgoing": None, "forward": None, "state": _unsaved(order.state)}  # not for later
+    order = order.model_copy(update=of_the_hour)
     seed = order.machine.cloud_init
     if seed is None:
         return order
     bare = seed.model_copy(update={"user_data": None, "network_data": None})
     return order.model_copy(update={"machine": order.machine.model_copy(update={"cloud_init": bare})})
+
+
+def _unsaved(state: StateOrder | None) -> StateOrder | None:
+    return None if state is None else state.model_copy(update={"save": False})

@@ -95,6 +95,13 @@ class Cluster:
         with contextlib.suppress(Conflict):
             await self._kube.call("POST", where, manifest, kind="PodDisruptionBudget", verb="create")
 
+    async def create_claim(self, manifest: Object) -> Object:
+        where = path(CORE, "namespaces", manifest["metadata"]["namespace"], "persistentvolumeclaims")
+        try:
+            return await self._kube.call("POST", where, manifest, kind="PersistentVolumeClaim", verb="create")
+        except Conflict:
+            return await self._kube.call("GET", f"{where}/{manifest['metadata']['name']}")
+
     async def create_migration(self, manifest: Object) -> None:
         where = path(MACHINES, "namespaces", manifest["metadata"]["namespace"], MIGRATIONS)
         with contextlib.suppress(Conflict):

@@ -17,12 +17,21 @@ from berth.api.virtualmachine import GuestInfo
 from berth.domain import metadata
 from berth.domain.host import EMULATOR, MACHINE
 from berth.domain.observed import ObservedDomain
-from berth.effects import libvirt_abilities, libvirt_events, libvirt_guest, libvirt_migrate, libvirt_nics, libvirt_words
+from berth.effects import (
+    libvirt_abilities,
+    libvirt_events,
+    libvirt_guest,
+    libvirt_migrate,
+    libvirt_nics,
+    libvirt_save,
+    libvirt_words,
+)
 from berth.effects.libvirt_link import Link
 from berth.effects.ports import Abilities, DomainEvent, DomainEventKind, HypervisorVersions
 from berth.effects.ports_moving import TransferStats, Way
 from berth.errors import HostFault
 
+_FULL: Final = ("No space left on device", "Disk quota exceeded")
 AGENT_SECONDS: Final = 2
 """How long qemu-guest-agent has for an answer: a guest can keep it back for ever."""
 
@@ -158,6 +167,20 @@ class Libvirt:
             if self.transfer(uid) is not None:
                 connection.lookupByUUIDString(uid).abortJob()
 
+    def save(self, uid: str, path: str) -> None:
+        with _long("save the guest's state", "SaveFailed"):
+            libvirt_save.save(self._uri, uid, path)
+
+    def restore(self, path: str, xml: str) -> None:
+        with _long("restore the guest's state", "RestoreFailed"):
+            libvirt_save.restore(self._uri, path, xml)
+
+    def set_clock(self, uid: str, seconds: float) -> None:
+        with self._asking(f"set the clock of domain {uid}") as connection:
+            domain = connection.lookupByUUIDString(uid)
+            domain.agentSetResponseTimeout(AGENT_SECONDS)
+            libvirt_save.set_clock(domain, seconds)
+
     def listen(self, on_event: Callable[[DomainEvent], None], on_connection: Callable[[bool, str], None]) -> None:
         with self._lock:
             self._on_event, self._on_connection = on_event, on_connection
@@ -241,6 +264,18 @@ class Libvirt:
 def _warm_up(connection: Any) -> None:
     """libvirt asks QEMU what it can do when that is first needed, for seconds: not in the first guest's start."""
     connection.getDomainCapabilities(EMULATOR, "x86_64", MACHINE, None, 0)
+
+
+@contextlib.contextmanager
+def _long(what: str, reason: str) -> Iterator[None]:
+    """On a connection of its own: libvirtd serves few calls of one connection at a time."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        text = (error.get_error_message() or str(error)).strip()
+        if any(word in text for word in _FULL):
+            text, reason = f"{text}. Next: free or add space on the volume", "VolumeFull"
+        raise HostFault(f"libvirt did not {what}: {text}", reason=reason) from error
 
 
 @contextlib.contextmanager

@@ -114,6 +114,23 @@ class MemoryHypervisor(memory_moving.Sender):
             self.node.did("set_link", f"{uid} {alias} {'up' if up else 'down'}")
             domain.xml = memory_nics.linked(domain.xml, alias, up=up)
 
+    def save(self, uid: str, path: str) -> None:
+        domain = self._domain(uid)
+        if domain.state is not DomainState.PAUSED:
+            raise HostFault(f"domain {uid} runs while it is to be saved", reason="SaveFailed")
+        self.node.did("save", uid)
+
+    def restore(self, path: str, xml: str) -> None:
+        self.node.did("restore", path)
+        self.create_paused(xml)
+        for domain in self.node.domains.values():
+            domain.detail = "migration" if domain.xml == xml else domain.detail  # libvirt's word, also when all is here
+
+    def set_clock(self, uid: str, seconds: float) -> None:
+        if not self.guest_info(uid).agent_connected:
+            raise HostFault(f"no agent answers in domain {uid}", reason="AgentSilent")
+        self.node.did("set_clock", uid)
+
     def listen(self, on_event: OnEvent, on_connection: OnConnection) -> None:
         self.node.on_event, self.node.on_connection = on_event, on_connection
         if self.node.up:
@@ -167,6 +184,8 @@ class MemoryBerths(memory_moving.Records):
         self.node.did("forget", vm_uid)
         self.node.folders.pop(vm_uid, None)
         self.node.moving.records.pop(vm_uid, None)
+        for marks in self.node.folder_marks:
+            marks.discard(vm_uid)
 
     def record_start(self, vm_uid: str, record: StartRecord) -> None:
         self.node.did("record_start", vm_uid)

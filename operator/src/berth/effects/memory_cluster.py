@@ -31,6 +31,7 @@ class MemoryCluster:
         self.networks: dict[Key, Object] = {}
         self.migrations: dict[Key, Object] = {}
         self.guards: set[str] = set()  # namespaces that have a budget
+        self.claims: dict[tuple[str, str], Object] = {}
         self.events: list[PodEvent] = []
         self.told: list[tuple[str, Tell]] = []
         self.writes: list[str] = []
@@ -94,6 +95,13 @@ class MemoryCluster:
 
     async def create_guard(self, manifest: Object) -> None:
         self.guards.add(manifest["metadata"]["namespace"])
+
+    async def create_claim(self, manifest: Object) -> Object:
+        key = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        if key not in self.claims:
+            self.writes.append("claim")
+            self.claims[key] = manifest
+        return self.claims[key]
 
     async def create_migration(self, manifest: Object) -> None:
         key = manifest["metadata"]["namespace"], manifest["metadata"]["name"]

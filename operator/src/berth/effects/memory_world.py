@@ -68,6 +68,7 @@ class MemoryNode:
     functions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of every pod
     said: tuple[NicReport, ...] = ()  # by every guest
     kvm: KvmProbe = field(default_factory=lambda: KvmProbe(True, "in memory"))
+    folder_marks: tuple[set[str], ...] = ()  # machines that have a mark in their folder, by kind of mark
     on_event: OnEvent | None = None
     on_connection: OnConnection | None = None
 

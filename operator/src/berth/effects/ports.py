@@ -137,6 +137,18 @@ class Hypervisor(Protocol):
         """The guest runs on here. No error when nothing is sent."""
         ...
 
+    def save(self, uid: str, path: str) -> None:
+        """Write memory and devices of a guest that stands still into this file, for as long as it takes; it stays."""
+        ...
+
+    def restore(self, path: str, xml: str) -> None:
+        """Like ``create_paused``, of a file that ``save`` wrote."""
+        ...
+
+    def set_clock(self, uid: str, seconds: float) -> None:
+        """Have qemu-guest-agent set the guest's clock, to seconds since 1970."""
+        ...
+
     def listen(self, on_event: Callable[[DomainEvent], None], on_connection: Callable[[bool, str], None]) -> None:
         """Call back (from another thread) on every event, and when the connection to libvirtd comes (True) or goes."""
         ...

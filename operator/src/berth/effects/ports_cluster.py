@@ -71,6 +71,10 @@ class ClusterPort(Protocol):
         """A PodDisruptionBudget; done when one of that name is there."""
         ...
 
+    async def create_claim(self, manifest: Object) -> Object:
+        """A PersistentVolumeClaim; the one that has its name, if there is one."""
+        ...
+
     async def create_migration(self, manifest: Object) -> None:
         """Done when one of that name is there."""
         ...

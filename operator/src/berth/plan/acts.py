@@ -30,6 +30,14 @@ class CreateBerth:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateClaim:
+    """The machine's own claim for its saved states, if it is not there."""
+
+    manifest: Object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CreateIncoming:
     """A place on another node for a guest that runs."""
 
@@ -102,6 +110,7 @@ Step = (
     | Withdraw
     | AddFinalizer
     | RemoveFinalizer
+    | CreateClaim
     | CreateBerth
     | CreateIncoming
     | DeleteBerth

@@ -18,7 +18,7 @@ from berth.api.kubernetes import Placement, Probe
 from berth.api.order import Emulation
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import KIND, VirtualMachineSpec
-from berth.plan import affinity, evicting, networks
+from berth.plan import affinity, evicting, networks, savedclaim
 from berth.plan.hardware import Hardware, to_text
 from berth.plan.world import (
     COMPONENT,
@@ -45,6 +45,7 @@ STATE: Final = "/berth/state"
 IMAGES: Final = "/berth/images"
 CLAIMS: Final = "/berth/claims"
 CLOUD_INIT: Final = "/berth/cloudinit"
+SAVED: Final = "/berth/saved"
 USER_DATA: Final = "userdata"
 MULTUS: Final = "k8s.v1.cni.cncf.io/networks"
 KERNEL: Final = "kernel"
@@ -89,7 +90,7 @@ def berth_pod(
     """The whole manifest. ``unlike``: the nodes that cannot run this hardware."""
     spec = machine.spec
     assert spec is not None  # an unreadable spec is never planned
-    volumes, mounts = _volumes(spec)
+    volumes, mounts = _volumes(machine.name, spec)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -222,13 +223,16 @@ def _placement(placement: Placement, emulation: Emulation, unlike: Iterable[str]
     return fields
 
 
-def _volumes(spec: VirtualMachineSpec) -> tuple[list[Object], list[Object]]:
+def _volumes(machine: str, spec: VirtualMachineSpec) -> tuple[list[Object], list[Object]]:
     """Volumes and their mounts, in step."""
     pairs = [
         ({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, RUN, False),
         ({"name": "state", "emptyDir": {}}, STATE, False),
     ]
     pairs += [pair for disk in spec.disks if (pair := _disk(disk)) is not None]
+    if spec.saved_state is not None:
+        claim = {"claimName": savedclaim.name(machine, spec.saved_state)}
+        pairs.append(({"name": "saved", "persistentVolumeClaim": claim}, SAVED, False))
     kernel = spec.boot.kernel
     if kernel is not None:
         pairs.append((_image(KERNEL, kernel.image, kernel.pull_policy), f"{IMAGES}/{KERNEL}", True))

@@ -6,7 +6,7 @@ only how things are, so that a plan that was carried out halfway is simply made 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,10 +24,21 @@ from berth.plan import (
     networks,
     orders,
     pending,
+    restoring,
+    savedclaim,
 )
-from berth.plan.acts import AddFinalizer, CreateBerth, DeleteBerth, RemoveFinalizer, SendOrder, Step, Withdraw
+from berth.plan.acts import (
+    AddFinalizer,
+    CreateBerth,
+    CreateClaim,
+    DeleteBerth,
+    RemoveFinalizer,
+    SendOrder,
+    Step,
+    Withdraw,
+)
 from berth.plan.conditions import AGENT_GRACE, HYPERVISOR_GRACE
-from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict
+from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, StaySuspended, Verdict
 from berth.plan.phases import UNKNOWN_AFTER, Life, Place, life, place
 from berth.plan.place import occupied
 from berth.plan.world import FINALIZER, Agent, Object, Pod, World, frozen_spec
@@ -59,7 +70,8 @@ _NOTHING: Final[Decision] = ((), False)
 
 
 def _steps(world: World, past: History, verdict: Verdict) -> Decision:
-    if past.last_exit != history.stored(world).last_exit:
+    before = history.stored(world)
+    if past.last_exit != before.last_exit or (past.saved is not None and past.saved != before.saved):
         return (), True
     others = (*migration.steps(world), *evacuation.steps(world))
     own, record = _own_steps(world, past, verdict)
@@ -108,10 +120,13 @@ def _without_berth(world: World, past: History, verdict: Verdict) -> tuple[Step,
     leases, troubles = networks.check(world)
     if troubles or not world.cluster.settled:
         return ()
-    create = CreateBerth(_berth(world, epoch), epoch, verdict.message)
+    made = replace(machine, spec=restoring.spec(machine))
+    create = CreateBerth(_berth(replace(world, machine=made), epoch), epoch, verdict.message)
+    own = savedclaim.manifest(made)
+    claim = (CreateClaim(own, "its berth mounts it"),) if own is not None else ()
     if FINALIZER in machine.finalizers:
-        return (*leases, create)
-    return AddFinalizer("it gets a berth"), *leases, create
+        return (*leases, *claim, create)
+    return AddFinalizer("it gets a berth"), *leases, *claim, create
 
 
 def _berth(world: World, epoch: int) -> Object:
@@ -119,7 +134,8 @@ def _berth(world: World, epoch: int) -> Object:
     machine, cluster = world.machine, world.cluster
     assert machine.spec is not None  # the caller looked
     kept = machine.status.machine_type if machine.status is not None else None
-    found = hardware.resolve(machine.spec, cluster, kept)
+    saved = hardware.from_text(restoring.hardware(machine))
+    found = saved if saved is not None else hardware.resolve(machine.spec, cluster, kept)
     unlike = compatible.start_troubles(found, cluster.emulation, cluster)
     return berthpod.berth_pod(machine, epoch, cluster, found, unlike)
 
@@ -139,7 +155,8 @@ def _with_ended_berth(world: World, berth: Pod, verdict: Verdict) -> tuple[Step,
         return ()
     if isinstance(verdict, StartNow) and occupied(world) is not None:
         return ()
-    return (DeleteBerth(berth.name, berth.uid, "its guest has ended"),)
+    why = "its state is saved" if isinstance(verdict, StaySuspended) else "its guest has ended"
+    return (DeleteBerth(berth.name, berth.uid, why),)
 
 
 def _why_end(world: World, berth: Pod, verdict: Verdict) -> str:
@@ -148,6 +165,8 @@ def _why_end(world: World, berth: Pod, verdict: Verdict) -> str:
         return "the machine is being deleted"
     if world.wanted is Power.OFF:
         return "spec.power is Off"
+    if world.wanted is Power.SUSPENDED and place(berth) is Place.WAITING:
+        return "spec.power is Suspended, and its guest has not run yet"  # else its node knows better, and is asked
     if history.restart_wanted(world, berth):
         return "a restart was asked for"
     if life(world) is Life.MOVED and world.incoming is None:
@@ -168,7 +187,7 @@ def _never_started(world: World, berth: Pod) -> bool:
 
 def _outdated(world: World, berth: Pod) -> str:
     """Why a berth whose guest has never run is replaced: what it was made from is no longer wanted."""
-    frozen, spec = frozen_spec(berth), world.machine.spec
+    frozen, spec = frozen_spec(berth), restoring.spec(world.machine)
     if frozen is None:
         return "its annotation berth.dev/machine was spoiled"
     if spec is None:
@@ -196,7 +215,8 @@ def _send(world: World, berth: Pod) -> Decision:
     if leases:
         return tuple(leases), False
     order = migration.source_order(world, berth, sends=migration.sends(world))
-    if order is None:
+    restores = order is not None and order.state is not None and order.state.restore is not None
+    if order is None or (restores and restoring.too_old(agent)):
         return _NOTHING
     digest = orders.digest(order)
     if agent.sent == digest:
@@ -282,4 +302,4 @@ def _waiting(world: World, verdict: Verdict) -> Wait | None:
         return None
     if isinstance(verdict, StartNow) or world.machine.deleted is not None:
         return occupied(world)
-    return occupied(world) if isinstance(verdict, StayOff) else None
+    return occupied(world) if isinstance(verdict, StayOff | StaySuspended) else None

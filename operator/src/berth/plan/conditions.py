@@ -12,11 +12,20 @@ from datetime import timedelta
 from typing import Final
 
 from berth.api.order import ReportCondition
-from berth.api.virtualmachine import Condition, ConditionStatus, ConditionType, Phase
-from berth.plan import berths, compatible, diagnose, migration, networks
+from berth.api.virtualmachine import Condition, ConditionStatus, ConditionType, Phase, Power
+from berth.plan import berths, compatible, diagnose, migration, networks, restoring
 from berth.plan import migratable as able
 from berth.plan.diagnose import Cause
-from berth.plan.history import History, StartLater, StartNow, StayEnded, StayOff, Verdict, restart_wanted
+from berth.plan.history import (
+    History,
+    StartLater,
+    StartNow,
+    StayEnded,
+    StayOff,
+    StaySuspended,
+    Verdict,
+    restart_wanted,
+)
 from berth.plan.phases import Life, Place, agent_silent, life, place
 from berth.plan.place import blocker, occupied, overdue
 from berth.plan.world import World, format_time, frozen_spec
@@ -133,15 +142,22 @@ def _placement(seen: Scene) -> Finding:
             return _not_yet(kind, "WaitsForDisks", "The scheduler waits for the machine's claims.")
         return _not_yet(kind, "Scheduling", "The scheduler looks for a node.")
     wait = occupied(world) if berth is None else None
-    if wait is not None and not isinstance(seen.verdict, StayOff):
+    if wait is not None and not isinstance(seen.verdict, StayOff | StaySuspended):
         return Finding(kind, _S.FALSE, wait.reason, wait.message, progress=wait.reason == "GuestEnding")
     return _not_yet(kind, *_resting(seen))
 
 
 def _resting(seen: Scene) -> tuple[str, str]:
     match seen.verdict:
+        case StayOff() if seen.world.wanted is Power.SUSPENDED:
+            return "PoweredOff", "It does not run, so that there is nothing to save. Next: set spec.power to On."
         case StayOff():
             return "PoweredOff", "The machine is off. Next: set spec.power to On."
+        case StaySuspended(sure=True):
+            return "Suspended", "Its memory and devices are saved. Next: set spec.power to On, and it goes on there."
+        case StaySuspended():
+            text = "Its berth went while its state was being saved. Next: set spec.power to On: it is restored if the"
+            return "SuspendedPerhaps", f"{text} state turns out to be complete, and boots if not."
         case StayEnded():
             return "GuestEnded", "spec.restart does not start it again. Next: `berth restart`, or change spec.restart."
         case StartLater(at=at):
@@ -226,7 +242,7 @@ PROGRESS: Final = frozenset(
             "Waiting",
         ),
         *("NotReady", "Paused", "ShuttingDown", "GuestEnding", "GuestEnded", "PoweredOff", "BackOff", "InProgress"),
-        *("GuestPoweroff", "ShutDown", "ForcedOff", "Moved", "Arriving"),
+        *("GuestPoweroff", "ShutDown", "ForcedOff", "Moved", "Arriving", "Saving", "Saved", "Suspended"),
     }
 )
 """Reasons that mean "not yet" or "as asked", never that something is wrong."""
@@ -247,9 +263,14 @@ def _guest(seen: Scene) -> Finding:
     if refusal is not None and seen.life in (Life.UNSEEN, Life.COMING, Life.FAILED):
         message = f"The agent of node {world.agent.node if world.agent else ''} refuses the order: {refusal.message}"
         return _problem(kind, refusal.reason, f"{message}. Next: see the agent's log; it is asked again.")
+    old = restoring.too_old(world.agent) if seen.history.saved is not None else ""
+    if old and seen.life in (Life.UNSEEN, Life.COMING):
+        return _problem(kind, "AgentTooOld", f"Its saved state waits. {old}")
     match seen.life:
         case Life.RUNNING:
             return _true(kind, "Running", "")
+        case Life.PAUSED if (said := _reported(seen, kind)) is not None and said.reason == "Saving":
+            return said
         case Life.PAUSED:
             return _not_yet(kind, "Paused", "The guest's CPUs are stopped. Next: set spec.power to On.")
         case Life.STOPPING:
@@ -332,6 +353,14 @@ def _said_before(world: World, kind: ConditionType) -> Finding | None:
     return Finding(kind, old.status, old.reason, old.message) if old is not None else None
 
 
+def suspendable(world: World) -> list[Finding]:
+    """Whether its state could be saved, and why not; or why it was not. Only told of one that has to do with that."""
+    found = restoring.suspendable(world)
+    if found is None:
+        return []
+    return [Finding(_T.SUSPENDABLE, _S.TRUE if found.able else _S.FALSE, found.reason, found.message)]
+
+
 def summary(seen: Scene, found: list[Finding], phase: Phase) -> str:
     """The status' message: the first thing that is wrong, else what is waited for, else nothing."""
     if seen.world.machine.deleted is not None:
@@ -341,11 +370,12 @@ def summary(seen: Scene, found: list[Finding], phase: Phase) -> str:
         return problem.message
     if seen.place is Place.LEAVING and restart_wanted(seen.world, seen.world.berth):
         return "Shutting down for the restart that was asked for."
-    if phase in (Phase.FAILED, Phase.STOPPED):
+    if phase in (Phase.FAILED, Phase.STOPPED, Phase.SUSPENDED):
         return next(f.message for f in found if f.type is _T.GUEST_RUNNING)
     if phase in (Phase.PENDING, Phase.STARTING, Phase.STOPPING):
         return found[-1].message
-    return ""
+    saving = next((f for f in found if f.type is _T.GUEST_RUNNING and f.reason == "Saving"), None)
+    return saving.message if saving is not None else restoring.runs_on(seen.world, phase)
 
 
 _JUDGES: Final[tuple[Callable[[Scene], Finding], ...]] = (_spec_valid, _placement, _agent, _disks, _network, _guest)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from berth.api.base import API_VERSION
 from berth.api.migration import KIND, OWN, Priority
-from berth.api.virtualmachine import Eviction, VirtualMachineSpec
+from berth.api.virtualmachine import Eviction, Power, VirtualMachineSpec
 from berth.plan import compatible, evicting, history, migratable
 from berth.plan.acts import CreateGuard, CreateMigration, SetGuard, Step
 from berth.plan.phases import Life, life
@@ -64,6 +64,7 @@ def _leaves(world: World) -> bool:
         world.moves_wait
         or world.move is not None
         or history.asked(world)
+        or world.wanted is Power.SUSPENDED
         or life(world) not in (Life.RUNNING, Life.PAUSED)
     ):
         return False

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from berth.api.order import Fate, FateReason
+
+SAVED: Final = "its state is saved"
+"""Also the last words of its berth: they are in the pod's status when nobody else can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,8 @@ class Ending:
     """Why Berth itself ended it, not because of its pod's end."""
     berth_lost: bool = False
     """The berth process went before the guest did."""
+    saved: bool = False
+    """Its state is in its volume, whole."""
     last_words: str = ""
     """QEMU's own last line in libvirt's log."""
 
@@ -29,12 +35,14 @@ class Ending:
 def fate(ending: Ending, at: str) -> Fate:
     """The first cause that explains it."""
     reason, message = _cause(ending)
-    orderly = reason in (FateReason.GUEST_POWEROFF, FateReason.SHUT_DOWN)
+    orderly = reason in (FateReason.GUEST_POWEROFF, FateReason.SHUT_DOWN, FateReason.SAVED)
     return Fate(reason=reason, exit_code=0 if orderly else 1, message=message, at=at)
 
 
 def _cause(e: Ending) -> tuple[FateReason, str]:
     said = f": {e.last_words}" if e.last_words else ""
+    if e.saved:
+        return FateReason.SAVED, SAVED
     if e.panicked:
         return FateReason.GUEST_PANICKED, "the guest's kernel panicked; its last lines are in the berth's log"
     if e.cut_off:

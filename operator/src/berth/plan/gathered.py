@@ -12,13 +12,31 @@ from typing import Final, assert_never
 
 from berth.api.handover import DoorOrder, Forward
 from berth.api.order import Fate, GuestState, NicOrder, Order, OrderPower
-from berth.domain.observed import DomainState, Guest, HandoverRecord, HandoverState, StartRecord, Survey, TransferStats
+from berth.domain.observed import (
+    DomainState,
+    Guest,
+    HandoverRecord,
+    HandoverState,
+    KeptStates,
+    StartRecord,
+    Survey,
+    TransferStats,
+)
 from berth.plan import steps
 from berth.plan.handover import Answer, Gate
 from berth.plan.method import Method
 
 FATE_PATIENCE: Final = 2.0
 """Seconds that the event which tells a guest's fate may come later than its absence is seen."""
+
+
+class Saving(enum.Enum):
+    """This agent's own work on a machine's state."""
+
+    NONE = "none"
+    BUSY = "busy"
+    RESTORING = "restoring"
+    FAILED = "failed"  # a moment ago, for the order that counts now
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +115,16 @@ class Gathered:
     """It was asked, and said nothing."""
     forward: Forward | None = None
     """Where the berth leads to, as a door."""
+    saving: Saving = Saving.NONE
+    save_begun: bool = False
+    """The mark that a save of this machine was begun here, and neither given up nor carried to the end."""
+    kept: KeptStates | None = None
+    """What is in its volume; None: there was no reason to look, or it cannot be read."""
+    kept_error: str = ""
+    restore_failure: tuple[str, str] | None = None
+    """Reason and message of a restore that failed a moment ago."""
+    clock_due: bool = False
+    """It was restored, its agent answers, and its clock is still that of the moment in which it was saved."""
 
     @property
     def served(self) -> bool:

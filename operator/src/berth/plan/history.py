@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import Final
 
 from berth.api.order import Fate, FateReason, GuestState
+from berth.api.savedstate import SavedStateStatus
 from berth.api.virtualmachine import LastExit, Power, Restart
-from berth.plan import backoff
+from berth.plan import backoff, hardware
+from berth.plan.fate import SAVED
 from berth.plan.world import RESTARTED_AT, Pod, World, format_time, parse_time
 
 LOST: Final = "BerthLost"
@@ -36,6 +38,7 @@ class History:
     next_start_at: datetime | None = None
     last_exit: LastExit | None = None
     ending: int | None = None  # the start that was asked to end
+    saved: SavedStateStatus | None = None  # what the next start begins with
 
     @property
     def ended(self) -> bool:
@@ -63,10 +66,17 @@ class StayEnded:
 
 @dataclass(frozen=True, slots=True)
 class StayOff:
-    """spec.power is Off, or the machine is being deleted."""
+    """spec.power is Off, or the machine is being deleted; or it is Suspended and there was nothing to save."""
 
 
-Verdict = StartNow | StartLater | StayEnded | StayOff
+@dataclass(frozen=True, slots=True)
+class StaySuspended:
+    """spec.power is Suspended, and its state is in its volume, as far as is known."""
+
+    sure: bool = True
+
+
+Verdict = StartNow | StartLater | StayEnded | StayOff | StaySuspended
 
 
 def stored(world: World) -> History:
@@ -81,6 +91,7 @@ def stored(world: World) -> History:
         next_start_at=parse_time(status.next_start_at),
         last_exit=status.last_exit,
         ending=status.ending,
+        saved=status.saved_state,
     )
 
 
@@ -95,11 +106,20 @@ def advance(world: World) -> History:
     kept = pod is not None and bool(pod.migration) and history.started_at is not None
     if report is not None and report.started_at and report.epoch == history.epoch and not kept:
         history = replace(history, started_at=parse_time(report.started_at))
+    if history.saved is not None and _ran(world, history):
+        history = replace(history, saved=None)  # it began with that state, which is used now
     if world.berth is not None and not world.berth.terminal and asked(world):
         history = replace(history, ending=history.epoch)
     if _over(world, history):
         return _settle(world, _end(world, history))
     return _settle(world, _calm(world, history))
+
+
+def _ran(world: World, history: History) -> bool:
+    """Whether the guest of a start after the saved one has run."""
+    report, saved = world.report, history.saved
+    started = report is not None and report.epoch == history.epoch and bool(report.started_at)
+    return saved is not None and history.epoch > saved.epoch and started
 
 
 def _over(world: World, history: History) -> bool:
@@ -112,10 +132,33 @@ def _over(world: World, history: History) -> bool:
     return history.started_at is not None  # an end that was asked for is recorded by clearing it
 
 
+def _saved(world: World, epoch: int, at: str, *, sure: bool) -> SavedStateStatus:
+    berth = world.last_berth
+    if berth is None:
+        return SavedStateStatus(epoch=epoch, at=at, sure=sure)
+    return SavedStateStatus(epoch=epoch, at=at, machine=berth.machine, hardware=_ran_with(world, berth), sure=sure)
+
+
+def _ran_with(world: World, berth: Pod) -> str:
+    """Of all that its start was resolved to, what its own node took."""
+    found = hardware.from_text(berth.hardware)
+    if found is None:
+        return ""
+    cpu = hardware.pick(found, world.cluster.kind(berth.node), world.cluster.emulation_of(berth))
+    cpus = (hardware.Choice(cpu=cpu),) if cpu is not None else ()
+    return hardware.to_text(hardware.Hardware(machine_type=found.machine_type, cpus=cpus))
+
+
 def _end(world: World, history: History) -> History:
     exit_ = describe(world, history)
     ended_at = parse_time(exit_.at) or world.now
-    if asked(world) or history.ending == history.epoch:
+    if exit_.reason == FateReason.SAVED or _saved_perhaps(world, history, exit_):
+        sure = exit_.reason == FateReason.SAVED
+        kept = _saved(world, history.epoch, exit_.at, sure=sure)
+        forgotten = exit_.model_copy(update={"epoch": 0})
+        return replace(history, last_exit=forgotten, started_at=None, restarts=0, next_start_at=None, saved=kept)
+    unused = world.wanted is Power.SUSPENDED and history.started_at is None  # it was taken away before it ran
+    if asked(world) or history.ending == history.epoch or unused:
         forgotten = exit_.model_copy(update={"epoch": 0})
         return replace(history, last_exit=forgotten, started_at=None, restarts=0, next_start_at=None)
     quiet = history.started_at is not None and ended_at - history.started_at >= backoff.QUIET
@@ -127,9 +170,18 @@ def _end(world: World, history: History) -> History:
     return replace(ended, restarts=before + 1, next_start_at=ended_at + backoff.restart_delay(before, orderly))
 
 
+def _saved_perhaps(world: World, history: History, exit_: LastExit) -> bool:
+    """Whether it went while it was to be saved, and nobody can tell how far that was."""
+    told = exit_.reason not in (LOST, EVICTED, FateReason.UNKNOWN)
+    return world.wanted is Power.SUSPENDED and history.started_at is not None and not told
+
+
 def _settle(world: World, history: History) -> History:
-    """A machine that is off has nothing to be restarted for, and starts counting anew."""
-    if world.wanted is not Power.OFF or world.berth is not None or history.last_exit is None:
+    """A machine that is off has nothing to be restarted for, and starts counting anew; its saved state is given up."""
+    if world.wanted is not Power.OFF or world.berth is not None:
+        return history
+    history = replace(history, saved=None)
+    if history.last_exit is None:
         return history
     forgotten = history.last_exit.model_copy(update={"epoch": 0})
     return replace(history, last_exit=forgotten, started_at=None, restarts=0, next_start_at=None)
@@ -185,6 +237,8 @@ def _by_exit_code(pod: Pod, history: History, at: str) -> LastExit:
     if history.started_at is None and code != 0:
         message = f"The berth's container ended with {pod.ended.reason or code}: {pod.ended.message or 'no message'}"
         return LastExit(reason="BerthFailed", exit_code=1, message=message, at=at, epoch=history.epoch)
+    if code == 0 and pod.ended.message.strip() == SAVED:
+        return LastExit(reason=FateReason.SAVED.value, exit_code=0, message=SAVED, at=at, epoch=history.epoch)
     orderly = FateReason.SHUT_DOWN if pod.deleted else FateReason.GUEST_POWEROFF
     reason = orderly if code == 0 else FateReason.UNKNOWN
     message = f"Told by the berth's exit code {code}; the node's agent did not say how the guest ended."
@@ -195,7 +249,13 @@ def verdict(world: World, history: History) -> Verdict:
     """Whether a machine without a living berth is to have one."""
     if world.wanted is Power.OFF:
         return StayOff()
+    if world.wanted is Power.SUSPENDED:
+        return StaySuspended(history.saved.sure) if history.saved is not None else StayOff()
     exit_ = history.last_exit
+    if history.saved is not None:
+        return StartNow(
+            "Restore", f"spec.power is {world.wanted}, and the state of start {history.saved.epoch} is kept"
+        )
     if not history.ended or exit_ is None:
         return StartNow("Start", f"spec.power is {world.wanted}")
     if _asked_again(world, exit_):

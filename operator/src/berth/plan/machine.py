@@ -21,8 +21,8 @@ from typing import Final, assert_never
 from berth.api.order import Order, OrderPower
 from berth.domain import host, redaction
 from berth.domain.observed import DomainState, Guest, StartRecord
-from berth.plan import gathered, moving, plug, steps
-from berth.plan.gathered import FATE_PATIENCE, Gathered
+from berth.plan import gathered, moving, plug, saving, steps
+from berth.plan.gathered import FATE_PATIENCE, Gathered, Saving
 from berth.plan.handover import Take
 from berth.plan.steps import Awaited, Plan, Step
 
@@ -74,6 +74,9 @@ def _with_guest(g: Gathered, guest: Guest) -> Iterator[Step]:
     if leaving := moving.source(g):
         yield from leaving
         return
+    if held := saving.steps_for(g, guest):
+        yield from held
+        return
     match guest.state:
         case DomainState.RUNNING:
             yield from _running(g, guest)
@@ -98,14 +101,18 @@ def _absent(g: Gathered) -> Iterator[Step]:
         text = f"the berth process of pod {order.berth.pod_name} is not on this node yet"
         yield steps.WaitFor(Awaited.BERTH, LOOK_AGAIN, text)
     elif g.shutdown_asked:
+        if g.saving is Saving.RESTORING:
+            yield steps.AbortSave("its pod is to end")
         yield from _end_berth(g, order.berth.pod_uid, 0, "stopped before it was started")
     elif host.choose_accelerator(order.emulation, kvm_usable=g.kvm_usable) is None:
         text = f"the order demands KVM, which is not usable on this node: {g.kvm_reason or 'not probed yet'}"
         yield steps.CannotRun("KvmNotUsable", text)
     elif order.incoming is not None:
         yield from _await(g, order)
+    elif order.state is not None and (instead := saving.before_start(g, order, order.state)) is not None:
+        yield from instead
     else:
-        yield from _start(order)
+        yield from _start(g, order)
 
 
 def _await(g: Gathered, order: Order) -> Iterator[Step]:
@@ -122,19 +129,26 @@ def _await(g: Gathered, order: Order) -> Iterator[Step]:
             yield steps.WaitFor(Awaited.MIGRATION, LOOK_AGAIN, "the guest stayed at the other node")
 
 
-def _start(order: Order) -> Iterator[Step]:
+def _start(g: Gathered, order: Order) -> Iterator[Step]:
     yield steps.PrepareCgroup(order, f"epoch {order.epoch} is to run in pod {order.berth.pod_name}")
     yield steps.PrepareMedia(order, "QEMU opens its files at fixed paths")
     yield steps.CreateTaps(order, "libvirt opens the taps in the agent's network namespace")
+    saved = saving.restores(g, order)
+    if saved is not None:
+        yield from saving.restore(order, saved)
+        return
+    yield from saving.forget(g, order)
     yield steps.CreatePaused(order, "the guest waits until its network is there")
     yield steps.AttachNetwork(order, "the guest is to find its network when it wakes")
     if order.power is OrderPower.RUNNING:
-        yield from _first_run(order)
+        yield from _first_run(g, order)
 
 
-def _first_run(order: Order) -> Iterator[Step]:
+def _first_run(g: Gathered, order: Order) -> Iterator[Step]:
+    yield from saving.use(g, order)
     yield steps.MarkStarted(order, "from here on a missing domain means that the guest ended")
     yield steps.Resume("power is Running")
+    yield from saving.after(g, order)
 
 
 def _loaded(g: Gathered, guest: Guest) -> Iterator[Step]:
@@ -152,9 +166,10 @@ def _loaded(g: Gathered, guest: Guest) -> Iterator[Step]:
             yield steps.RecordOrder(redaction.redacted(wired), "an agent that takes over has to know what it serves")
         yield steps.AttachNetwork(wired, "the guest is to find its network when it wakes")
     yield from _change_nics(g, guest, order)
-    if order.power is OrderPower.RUNNING:
-        yield from _first_run(order)
-    yield from plug.waits(g, guest)
+    waits = list(saving.unknown(g, order))
+    if order.power is OrderPower.RUNNING and not waits:
+        yield from _first_run(g, order)
+    yield from (*waits, *plug.waits(g, guest))
 
 
 def _running(g: Gathered, guest: Guest) -> Iterator[Step]:
@@ -165,6 +180,8 @@ def _running(g: Gathered, guest: Guest) -> Iterator[Step]:
     if g.shutdown_asked:
         yield from _button(g, order)
         return
+    if g.clock_due:
+        yield steps.SetClock("it was restored, and its agent answers")
     if order.power is OrderPower.PAUSED:
         yield steps.Suspend("power is Paused")
     yield from _change_nics(g, guest, order)
@@ -174,7 +191,7 @@ def _running(g: Gathered, guest: Guest) -> Iterator[Step]:
 def _paused(g: Gathered, guest: Guest) -> Iterator[Step]:
     order = gathered.wanted(g, guest)
     yield from _serve(g, guest, order)
-    if guest.detail in _BUSY:
+    if guest.detail in _BUSY and not saving.stands(g, guest):
         yield steps.WaitFor(Awaited.GUEST, LOOK_AGAIN, f"libvirt holds it for a moment: {guest.detail}")
         return
     if g.shutdown_asked:

@@ -10,6 +10,7 @@ from typing import Final
 
 from berth.api.devices import Disk, Nic
 from berth.api.quantity import from_bytes, to_bytes
+from berth.api.savedstate import ClaimAccess
 from berth.api.virtualmachine import VirtualMachineSpec
 from berth.plan.world import Cluster
 
@@ -30,7 +31,14 @@ def of_spec(spec: VirtualMachineSpec) -> Answer:
         trouble = _nic(nic)
         if trouble is not None:
             return trouble
-    shared = _shared([disk.pvc.claim_name for disk in spec.disks if disk.pvc is not None])
+    saved = spec.saved_state
+    if saved is not None and saved.claim is not None and saved.claim.access_mode is not ClaimAccess.MANY:
+        text = "Its claim for saved states can be mounted by one node at a time."
+        return Answer(False, "SavedStateClaim", f"{text} Next: savedState.claim.accessMode: ReadWriteMany.")
+    claims = [disk.pvc.claim_name for disk in spec.disks if disk.pvc is not None]
+    if saved is not None and saved.pvc is not None:
+        claims.append(saved.pvc.claim_name)
+    shared = _shared(claims)
     if local := copied(spec):
         return Answer(True, "CopiesDisks", f"{_copies(local)} {shared}".strip())
     return Answer(True, "SharedClaims", shared) if shared else _ABLE

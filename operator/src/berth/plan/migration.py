@@ -118,10 +118,20 @@ def source_order(world: World, berth: Pod, *, sends: bool) -> Order | None:
         parts["incoming"] = _from(world, berth)
     pod, move = world.incoming, world.move
     if sends and pod is not None and move is not None:
+        order = _unsaved(order)
         parts |= {"outgoing": _to(world, move, pod), "forward": doors.forward(world, berth, pod)}
+    if order is None:
+        return None
     if pod is not None and move is not None and pod.node is not None and _is_surveyed(world, berth, pod, move):
         parts["leaving"] = _to(world, move, pod)
     return order.model_copy(update=parts)
+
+
+def _unsaved(order: Order | None) -> Order | None:
+    """A guest that is on its way is saved when it has arrived, or stays."""
+    if order is None or order.state is None:
+        return order
+    return order.model_copy(update={"state": order.state.model_copy(update={"save": False})})
 
 
 def _is_surveyed(world: World, berth: Pod, pod: Pod, move: Move) -> bool:
@@ -138,7 +148,7 @@ def _comes(world: World, berth: Pod) -> bool:
 
 
 def target_order(world: World, pod: Pod) -> Order | None:
-    order = _base(world, pod)
+    order = _unsaved(_base(world, pod))
     if order is None:
         return None
     parts = {"incoming": _from(world, pod), "doors": doors.leading_to(world, pod)}

@@ -119,6 +119,8 @@ def _too_old(agent: Agent | None, world: World) -> bool:
 def _waits(world: World, move: Move, others: list[Move], limits: Limits) -> Word | None:
     """What comes first."""
     berth, alive = world.berth, life(world) in _RUNS
+    if world.wanted is Power.SUSPENDED:
+        return Word(Phase.PENDING, "MachineSuspending", f"{world.machine.name} is to be suspended.")
     if berth is not None and (berth.deleted is not None or history.asked(world)):
         return Word(Phase.PENDING, "MachineStopping", f"{world.machine.name} is shutting down, or being restarted.")
     if not alive:
@@ -161,6 +163,8 @@ def _cancelled(world: World, move: Move) -> Word | None:
     if _uncordoned(world, move):
         node = berth.node if berth is not None else ""
         return Word(Phase.CANCELLED, "Uncordoned", f"Node {node} takes pods again: {machine.name} stays there.")
+    if world.wanted is Power.SUSPENDED and not move.sending:
+        return Word(Phase.CANCELLED, "MachineSuspending", f"{machine.name} was to be suspended meanwhile.")
     if machine.deleted is not None or history.asked(world):
         return Word(Phase.CANCELLED, "MachineStopping", f"{machine.name} was to be shut down or restarted meanwhile.")
     if move.deadline is not None and move.deadline <= world.now:

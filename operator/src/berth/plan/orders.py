@@ -23,10 +23,11 @@ from berth.api.order import (
     NicOrder,
     Order,
     OrderPower,
+    StateOrder,
 )
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import Power, VirtualMachineSpec
-from berth.plan import berthpod, hardware, networks
+from berth.plan import berthpod, hardware, networks, suspendable
 from berth.plan.segment import Segment, SegmentKey
 from berth.plan.world import Cluster, Machine, Pod, frozen_spec
 
@@ -56,6 +57,21 @@ def order(
             update=_resolved(pod, cluster)
         ),
         grace_seconds=frozen.shutdown.grace_period_seconds,
+        state=_state(machine, frozen, pod),
+    )
+
+
+def _state(machine: Machine, frozen: VirtualMachineSpec, pod: Pod) -> StateOrder | None:
+    """Its volume; whether to save now, and what to begin with: the state of an earlier start that the status names."""
+    if frozen.saved_state is None:
+        return None
+    known = machine.status.saved_state if machine.status is not None else None
+    begins = known if known is not None and known.epoch < pod.epoch else None
+    return StateOrder(
+        folder=berthpod.SAVED,
+        save=suspendable.wanted(machine.spec) and suspendable.of_spec(frozen).able,
+        restore=begins.epoch if begins is not None else None,
+        sure=begins.sure if begins is not None else True,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final, assert_never
 from berth.api.order import GuestState
 from berth.api.virtualmachine import Phase
 from berth.plan import berths
-from berth.plan.history import StartLater, StartNow, StayEnded, StayOff, Verdict
+from berth.plan.history import StartLater, StartNow, StayEnded, StayOff, StaySuspended, Verdict
 from berth.plan.world import Pod, World
 
 UNKNOWN_AFTER: Final = timedelta(seconds=30)
@@ -125,6 +125,8 @@ def resting(verdict: Verdict) -> Phase:
     match verdict:
         case StayOff():
             return Phase.STOPPED
+        case StaySuspended():
+            return Phase.SUSPENDED
         case StayEnded(failed=failed):
             return Phase.FAILED if failed else Phase.STOPPED
         case StartLater():
@@ -137,7 +139,7 @@ def resting(verdict: Verdict) -> Phase:
 def phase(world: World, verdict: Verdict, ending: int | None = None) -> Phase:
     """The one word for what was observed."""
     where = place(world.berth, ending)
-    if where is Place.OVER and isinstance(verdict, StayOff):
+    if where is Place.OVER and isinstance(verdict, StayOff | StaySuspended):
         return Phase.STOPPING  # the ended berth is being removed
     if where in (Place.NONE, Place.OVER):
         return resting(verdict)
@@ -168,6 +170,10 @@ MOVES: Final[tuple[tuple[Phase, Phase, str], ...]] = (
     (_P.FAILED, _P.PENDING, "the back-off ends, or a restart is asked for"),
     (_P.FAILED, _P.STOPPED, "power: Off"),
     (_P.STOPPED, _P.PENDING, "power: On"),
+    (_P.STOPPING, _P.SUSPENDED, "power: Suspended, and its state is saved"),
+    (_P.SUSPENDED, _P.PENDING, "power: On: its state is restored"),
+    (_P.SUSPENDED, _P.STOPPED, "power: Off: its state is given up"),
+    (_P.PENDING, _P.SUSPENDED, "power: Suspended, before its state was used"),
     (_P.RUNNING, _P.MIGRATING, "a Migration moves it"),
     (_P.PAUSED, _P.MIGRATING, "a Migration moves it"),
     (_P.MIGRATING, _P.RUNNING, "it arrived, or stayed where it was"),

@@ -11,12 +11,13 @@ from typing import Final
 
 from berth.api.order import GuestState, NicReport, Report, ReportCondition
 from berth.api.virtualmachine import ConditionStatus, ConditionType, GuestInfo
-from berth.domain.observed import Guest
+from berth.domain.observed import Guest, TransferStats
 from berth.plan import gathered, moving, plug, steps
-from berth.plan.gathered import Gathered, Life
+from berth.plan.gathered import Gathered, Life, Saving
 from berth.plan.steps import Plan, Step
 
 _NO_PLAN: Final = Plan()
+_NOTHING: Final = TransferStats()
 _T: Final = ConditionType
 _S: Final = ConditionStatus
 _DISK_STEPS: Final = (steps.PrepareMedia,)
@@ -43,6 +44,14 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveFailure:
+    """Why the guest was not saved."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What the agent knows of its own work, beside what was gathered."""
 
@@ -54,6 +63,8 @@ class Progress:
     guest_nics: tuple[NicReport, ...] = ()
     pause_ms: int | None = None
     connections: int | None = None
+    save_failure: SaveFailure | None = None
+    transfer: TransferStats = _NOTHING
     before: Report | None = None
     """The report that was told last: what is kept while libvirt does not answer."""
 
@@ -82,7 +93,7 @@ def report(g: Gathered, p: Progress) -> Report | None:
         guest_nics=p.guest_nics if state in _ALIVE else (),
         migration=moving.report(g, p.pause_ms),
         connections=p.connections if state is GuestState.MOVED else None,
-        conditions=(_disks(g, p), _network(g, p, state), _running(g, p, state)),
+        conditions=(_disks(g, p), _network(g, p, state), _running(g, p, state), *_suspendable(p)),
     )
 
 
@@ -160,6 +171,21 @@ def _network(g: Gathered, p: Progress, state: GuestState) -> ReportCondition:
     return _condition(_T.NETWORK_READY, _S.UNKNOWN, "Preparing", "the network is not set up yet")
 
 
+def _suspendable(p: Progress) -> tuple[ReportCondition, ...]:
+    """Only when it was tried, and failed: the guest runs on."""
+    if p.save_failure is None:
+        return ()
+    text = f"its state was not saved, and the guest runs on: {p.save_failure.message}. It is tried again in a while, or"
+    text += " when spec.power is set to On and Suspended again"
+    return (_condition(_T.SUSPENDABLE, _S.FALSE, p.save_failure.reason, text),)
+
+
+def _saving(p: Progress) -> str:
+    done = p.transfer
+    far = f": {100 * (done.total - done.remaining) // done.total} %" if done.total else ""
+    return f"its memory and devices are being saved{far}"
+
+
 def _nics(g: Gathered, guest: Guest) -> ReportCondition | None:
     """NICs that do not come or go as ordered, while the others work."""
     if homeless := plug.without_slot(g, guest):
@@ -177,6 +203,8 @@ def _running(g: Gathered, p: Progress, state: GuestState) -> ReportCondition:
         return _condition(kind, _S.UNKNOWN, "HypervisorDown", _LOST_HYPERVISOR)
     if _ends_by_itself(g):
         return _condition(kind, _S.FALSE, "GuestEnding", "the guest is ending; how it went is about to be told")
+    if state is GuestState.PAUSED and g.saving is Saving.BUSY:
+        return _condition(kind, _S.FALSE, "Saving", _saving(p))
     match state:
         case GuestState.RUNNING:
             return _condition(kind, _S.TRUE, "Running")

@@ -43,13 +43,14 @@ def status(world: World, history: History, verdict: Verdict) -> VirtualMachineSt
         restarts=history.restarts,
         next_start_at=_time(history.next_start_at),
         last_exit=history.last_exit,
+        saved_state=history.saved,
         pending_changes=_pending(world) if living and not isinstance(verdict, StayOff) else [],
         machine_type=_machine_type(world),
         cpu_model=_cpu_model(world) if living else None,
         incompatible_nodes=sorted(compatible.move_troubles(world))[:MOST_NODES] if living else [],
         guest=_guest(world, seen.life, living),
         nics=nics.statuses(world, living=living),
-        conditions=_stamp(world, [*found, conditions.migratable(world)]),
+        conditions=_stamp(world, [*found, *conditions.suspendable(world), conditions.migratable(world)]),
     )
 
 
@@ -148,7 +149,7 @@ def urgency(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> Urge
 
 
 def _prerequisites(status: VirtualMachineStatus) -> list[Condition]:
-    return [c for c in status.conditions if c.type != ConditionType.MIGRATABLE]
+    return [c for c in status.conditions if c.type not in (ConditionType.SUSPENDABLE, ConditionType.MIGRATABLE)]
 
 
 def _same_words(old: VirtualMachineStatus, new: VirtualMachineStatus) -> bool:
@@ -156,7 +157,7 @@ def _same_words(old: VirtualMachineStatus, new: VirtualMachineStatus) -> bool:
 
     def gist(s: VirtualMachineStatus) -> tuple[Any, ...]:
         said = tuple((c.type, c.status, c.reason) for c in s.conditions)
-        return s.phase, s.epoch, s.restarts, s.last_exit, s.next_start_at, s.pending_changes, said
+        return s.phase, s.epoch, s.restarts, s.last_exit, s.next_start_at, s.pending_changes, s.saved_state, said
 
     return gist(old) == gist(new)
 

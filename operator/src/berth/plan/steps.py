@@ -150,7 +150,7 @@ class PressPowerButton:
 class Destroy:
     """Hypervisor.destroy: there is positive evidence that this guest has no right to run any more."""
 
-    code: str  # BerthGone | NetworkLost | NeverStarted | Crashed | GraceOver
+    code: str  # BerthGone | NetworkLost | NeverStarted | Crashed | GraceOver | Saved
     reason: str
 
 
@@ -257,6 +257,56 @@ class FailReceiving:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class BeginSave:
+    """When its turn comes: mark it, stop the guest, have libvirt write memory and devices to the volume. Beside the
+    other steps: none waits for it."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AbortSave:
+    """End that, or BeginRestore."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapState:
+    """States.scrap: manifests first, then memory, then the mark."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeginRestore:
+    """In place of CreatePaused: States.open verifies the state of that start, Hypervisor.restore makes the domain. When
+    its turn comes, beside the other steps."""
+
+    order: Order
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UseState:
+    """States.use: from here on the state is used."""
+
+    order: Order
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetClock:
+    """Hypervisor.set_clock: the guest slept, and does not know for how long."""
+
+    reason: str
+
+
 class Awaited(enum.Enum):
     """What a machine waits for."""
 
@@ -269,6 +319,8 @@ class Awaited(enum.Enum):
     FATE = "Fate"
     UNPLUG = "Unplug"
     MIGRATION = "Migration"
+    SAVE = "Save"
+    STATE = "State"
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +345,7 @@ MovingStep = (
     | Arrive
     | FailReceiving
 )
+SavingStep = BeginSave | AbortSave | ScrapState | BeginRestore | UseState | SetClock
 
 Step = (
     RefuseOrder
@@ -316,6 +369,7 @@ Step = (
     | ExitBerth
     | CleanUp
     | MovingStep
+    | SavingStep
     | WaitFor
 )
 

@@ -24,6 +24,7 @@ class Tell:
 _PHASES: Final[dict[Phase, str]] = {
     Phase.RUNNING: "Running",
     Phase.PAUSED: "Paused",
+    Phase.SUSPENDED: "Suspended",
     Phase.MIGRATING: "Migrating",
     Phase.STOPPING: "Stopping",
     Phase.STOPPED: "Stopped",
@@ -44,11 +45,20 @@ def tells(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> list[T
             and before.get(c.type) != c.reason
         ):
             told.append(Tell(c.reason, c.message, warning=True))
+    if old is not None and old.saved_state is not None and new.saved_state is None:
+        told.append(_unsaved(old.saved_state.epoch, new))
     if old is not None and old.phase is Phase.MIGRATING and new.phase in (Phase.RUNNING, Phase.PAUSED):
         told.append(_moved(old, new))
     elif new.phase in _PHASES and (old is None or old.phase != new.phase):
         told.append(_phase(new))
     return told
+
+
+def _unsaved(epoch: int, new: VirtualMachineStatus) -> Tell:
+    if new.phase is Phase.STOPPED:
+        text = f"The saved state of start {epoch} is given up: power is Off. Its file goes with the next start."
+        return Tell("StateDiscarded", text, warning=True)
+    return Tell("Restored", f"Start {new.epoch} began with the saved state of start {epoch}, which is used now.")
 
 
 def _moved(old: VirtualMachineStatus, new: VirtualMachineStatus) -> Tell:

@@ -18,6 +18,7 @@ from berth.api import validate
 from berth.api.base import GROUP
 from berth.api.order import Emulation, NodeFacts, Report
 from berth.api.virtualmachine import Power, VirtualMachineSpec, VirtualMachineStatus
+from berth.plan import suspendable
 from berth.plan.cpu_baseline import FLOOR
 from berth.plan.hosts import Host, Kind
 from berth.plan.moves import Move
@@ -343,7 +344,11 @@ class World:
 
     @property
     def wanted(self) -> Power:
-        """The power that is wanted. A machine whose spec cannot be read stays as it is."""
+        """The power that is wanted. A machine whose spec cannot be read stays as it is; one that cannot be suspended,
+        though that is asked for, runs on, and its condition Suspendable says why."""
+        spec = self.machine.spec
         if self.machine.deleted:
             return Power.OFF
-        return self.machine.spec.power if self.machine.spec else Power.ON
+        if spec is None or (spec.power is Power.SUSPENDED and not suspendable.wanted(spec)):
+            return Power.ON
+        return spec.power

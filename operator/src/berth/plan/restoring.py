@@ -1,0 +1,61 @@
+"""A machine's saved state as the controller sees it: what its next start is made from, whether it could be saved.
+
+Called by cluster.py and conditions.py. A state fits no other hardware than its own: what was changed meanwhile waits on
+for a boot, as it would have, had the machine run on. Pure.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from berth.api.virtualmachine import ConditionType, Phase, Power, VirtualMachineSpec
+from berth.plan import suspendable as able
+from berth.plan.world import Agent, Machine, World, frozen_spec
+
+
+def spec(machine: Machine) -> VirtualMachineSpec | None:
+    """Where it may run is as it is wanted now, in any case."""
+    saved = machine.status.saved_state if machine.status is not None else None
+    if machine.spec is None or saved is None or not saved.machine:
+        return machine.spec
+    try:
+        frozen = VirtualMachineSpec.model_validate_json(saved.machine)
+    except ValidationError:
+        return machine.spec
+    return frozen.model_copy(update={"placement": machine.spec.placement})
+
+
+def hardware(machine: Machine) -> str:
+    """The machine type and CPU that its state was saved with; empty for a machine that boots."""
+    saved = machine.status.saved_state if machine.status is not None else None
+    return saved.hardware if saved is not None else ""
+
+
+def too_old(agent: Agent | None) -> str:
+    """Why this agent cannot restore anything; empty when it can, or nobody knows. One of an earlier version would boot
+    what is to be restored: it gets no such order."""
+    if agent is None or not agent.connected or agent.facts is None or agent.facts.states:
+        return ""
+    return f"The agent of node {agent.node} cannot save and restore machines. Next: upgrade the agents."
+
+
+def suspendable(world: World) -> able.Answer | None:
+    """Whether its state could be saved, or why it was not; None for a machine that has nothing to do with that."""
+    spec, berth, report = world.machine.spec, world.berth, world.report
+    if spec is None or (spec.saved_state is None and spec.power is not Power.SUSPENDED):
+        return None
+    said = next((c for c in report.conditions if c.type == ConditionType.SUSPENDABLE), None) if report else None
+    if said is not None and spec.power is Power.SUSPENDED:
+        return able.Answer(False, said.reason, f"{said.message[:1].upper()}{said.message[1:]}.")
+    lives = berth is not None and not berth.terminal
+    old = too_old(world.agent) if lives else ""
+    if old:
+        return able.Answer(False, "AgentTooOld", old)
+    return able.answer(frozen_spec(berth) if berth is not None and lives else None, spec)
+
+
+def runs_on(world: World, phase: Phase) -> str:
+    """Why a machine that is to be suspended runs on; empty for any other."""
+    spec, found = world.machine.spec, suspendable(world)
+    meant = spec is not None and spec.power is Power.SUSPENDED and phase in (Phase.RUNNING, Phase.PAUSED)
+    return found.message if meant and found is not None and not found.able else ""
