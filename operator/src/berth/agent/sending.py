@@ -194,6 +194,7 @@ class Sending:
             except OSError:
                 return  # it is over
             threading.Thread(target=self._carry, args=(plain, channel), name=channel, daemon=True).start()
+        listening.close()  # whoever comes later hears so, and does not wait
 
     def _carry(self, plain: socket.socket, channel: str) -> None:
         with contextlib.closing(plain):
