@@ -41,7 +41,7 @@ def told(side: Side, uid: str) -> list[dict[str, Any]]:
     [("precopy", "", 0), ("auto-converge", "dirty 24576 30000", 0), ("multifd", "", 4)],
 )
 async def test_it_is_chosen_foretold_and_moves_the_guest(two: Two, kind: str, load: str, cpus: int) -> None:
-    uid = await two.start(load)
+    uid = await two.start(load=load)
     await with_cpus(two.a, cpus)
     source, _ = await two.listening(bytes_per_second=CAP)
     source = source.model_copy(update={"leaving": source.outgoing})
