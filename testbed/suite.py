@@ -66,7 +66,7 @@ STAGES = (
     Stage("segments", "guests on Networks, and those that move, in real namespaces", contract(*files(SEGMENTS)),
           lane="segments"),
     Stage("packets", "guests on the pod network, and hostile ones, in real namespaces", contract(*files(PACKETS)),
-          lane="nodes"),
+          lane="packets"),
     Stage("contract", "real libvirt and QEMU in the agent's image",
           contract(CONTRACT, "-m", "not faults", *(f"--ignore-glob=*/{name}.py" for name in PACKETS + SEGMENTS)),
           lane="nodes"),
