@@ -340,6 +340,25 @@ def test_killed_at_any_call_of_a_save(at: int, after: bool) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", SAVING_CALLS)
+def test_whose_state_is_whole_ends_as_saved_though_nobody_orders_anything_any_more(at: int, after: bool) -> None:
+    async def story(scene: Scene) -> None:
+        await runs(scene)
+        scene.calls, scene.freeze_at, scene.freeze_after = 0, at, after
+        await scene.order(told(state=SAVE))
+        await scene.wait(5)
+        whole = bool(scene.volume.complete)
+        await scene.restart_agent()
+        await scene.wait(1)
+        await scene.order(*([told(state=SAVE)] if not whole else []))
+        await scene.gone()
+        assert scene.node.exits == {pod(): 0}
+        assert scene.clean()
+
+    play(story)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("at", RESTORING_CALLS)
 def test_killed_at_any_call_of_a_restore(at: int, after: bool) -> None:
     async def story(scene: Scene) -> None:

@@ -14,7 +14,7 @@ from berth.agent.handovers import Handovers, overdue
 from berth.agent.machines import Machine, Place
 from berth.agent.saving import Savings
 from berth.agent.world import World
-from berth.api.order import NodeFacts
+from berth.api.order import NodeFacts, StateOrder
 from berth.domain import xml
 from berth.domain.observed import Guest, HandoverRecord, KeptStates, StartRecord
 from berth.effects.ports import Berth
@@ -140,8 +140,8 @@ def _look(world: World, machine: Machine, savings: Savings | None) -> _Seen:
     pods |= {machine.order.berth.pod_uid} if machine.order is not None else set()
     found = {pod: _berth(world, machine, pod) for pod in pods}
     folder = record is not None or machine.uid in world.berths.folders()
-    begun = world.states is not None and world.states.begun(machine.uid)
-    kept, error = _kept(machine, guest, record, found, savings, begun=begun)
+    begun = world.states.begun(machine.uid) if world.states is not None else None
+    kept, error = _kept(machine, guest, record, found, savings, begun)
     return _Seen(
         hypervisor,
         guest,
@@ -150,7 +150,7 @@ def _look(world: World, machine: Machine, savings: Savings | None) -> _Seen:
         found,
         _network_lost(world, guest, record, found),
         world.berths.handover_record(machine.uid),
-        begun,
+        begun is not None,
         kept,
         error,
         world.states is not None and guest is not None and world.states.clock_due(machine.uid),
@@ -163,18 +163,22 @@ def _kept(
     record: StartRecord | None,
     berths: dict[str, Berth | None],
     savings: Savings | None,
-    *,
-    begun: bool,
+    begun: str | None,
 ) -> tuple[KeptStates | None, str]:
-    """What is in its volume, which may be slow to answer: before the first run, and once a save was begun."""
+    """What is in its volume, which may be slow to answer: before the first run, and once a save was begun. A guest that
+    an agent before this one has ended left no order, but the mark tells where its state is."""
     pod = guest.order.berth.pod_uid if guest is not None else record.pod_uid if record is not None else None
     order = machine.order
     if order is None or (pod is not None and order.berth.pod_uid != pod):
         order = guest.order if guest is not None else order
     ran = record is not None and (guest is None or record.epoch == guest.order.epoch)
-    if savings is None or order is None or order.state is None or (ran and not begun):
+    state = order.state if order is not None else None
+    if state is None and begun is not None:
+        state = StateOrder(folder=begun)
+    pod = pod or (order.berth.pod_uid if order is not None else None)
+    if savings is None or state is None or pod is None or (ran and begun is None):
         return None, ""
-    return savings.look(machine, berths.get(pod or order.berth.pod_uid), order.state)
+    return savings.look(machine, berths.get(pod), state)
 
 
 def _network_lost(

@@ -32,8 +32,8 @@ class MemoryStates:
     marks: set[str] = field(default_factory=set)
     clocks: set[str] = field(default_factory=set)
 
-    def begun(self, vm_uid: str) -> bool:
-        return vm_uid in self.marks
+    def begun(self, vm_uid: str) -> str | None:
+        return "/memory" if vm_uid in self.marks else None
 
     def look(self, vm_uid: str, berth: Berth, state: StateOrder) -> KeptStates:
         volume = self.volume

@@ -62,8 +62,8 @@ class NodeStates:
 
     machines: MachineFolders = field(default_factory=MachineFolders)
 
-    def begun(self, vm_uid: str) -> bool:
-        return self.machines.read(vm_uid, MARK) is not None
+    def begun(self, vm_uid: str) -> str | None:
+        return self.machines.read(vm_uid, MARK)
 
     def look(self, vm_uid: str, berth: Berth, state: StateOrder) -> KeptStates:
         with _folder(vm_uid, berth, state) as folder:
@@ -71,7 +71,7 @@ class NodeStates:
         return KeptStates(_epochs(names, _STATE), _epochs(names, _USED))
 
     def draft(self, vm_uid: str, berth: Berth, state: StateOrder, epoch: int) -> str:
-        self.machines.write(vm_uid, MARK, f"{epoch}\n")
+        self.machines.write(vm_uid, MARK, state.folder)
         with _folder(vm_uid, berth, state) as folder:
             _remove(folder, [_state(epoch)])
             _remove_drafts(folder)
