@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import pty
 import select
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +32,23 @@ class Running:
     process: subprocess.Popen[bytes]
     terminal: int
     folder: Path
+    inner: str  # the terminal's other side
+
+    @contextlib.contextmanager
+    def other_side(self) -> Iterator[int]:
+        fd = os.open(self.inner, os.O_RDWR | os.O_NOCTTY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def is_raw(self) -> bool:
+        with self.other_side() as fd:
+            return not termios.tcgetattr(fd)[3] & termios.ECHO
+
+    def has_read_all(self) -> bool:
+        with self.other_side() as fd:
+            return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4))) == (0,)
 
     def connect(self, name: str) -> socket.socket:
         line = socket.socket(socket.AF_UNIX)
@@ -66,9 +87,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def berth(program: Path, tmp_path: Path) -> Iterator[Running]:
     outer, inner = pty.openpty()
     process = subprocess.Popen([program, "run", tmp_path], stdin=inner, stdout=inner, stderr=inner)
+    running = Running(process, outer, tmp_path, os.ttyname(inner))
     os.close(inner)
     pods.until((tmp_path / "control.sock").exists)
-    yield Running(process, outer, tmp_path)
+    pods.until(running.is_raw, what="a raw terminal: before, it echoes what is typed")
+    yield running
     if process.poll() is None:
         process.kill()
     process.wait()
@@ -129,7 +152,8 @@ def test_output_to_a_closed_terminal_never_holds_the_guest_up(program: Path, tmp
 
 def test_typing_without_a_guest_is_forgotten(berth: Running) -> None:
     os.write(berth.terminal, b"ghost")
-    time.sleep(0.05)  # let it be read; whatever of it came later would be a byte too many below
+    time.sleep(0.05)  # the kernel hands it over in a work queue of its own, which nothing tells of
+    pods.until(berth.has_read_all)
     guest = berth.guest()
     os.write(berth.terminal, b"real")
     assert guest.recv(100) == b"real"
