@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final, assert_never
 
-from berth.agent import gather
+from berth.agent import gather, saving
 from berth.agent.handovers import Handovers
 from berth.agent.machines import Arrival, Machine, Machines, Place, Unplugging
 from berth.agent.saving import Savings
 from berth.agent.world import World
-from berth.api.order import NicKind, NicOrder, NodeFacts, Order, StateOrder
+from berth.api.order import NicKind, NicOrder, NodeFacts, Order
 from berth.domain import build, copied, host, metadata, nics, xml
 from berth.domain.devices import address
 from berth.domain.observed import StartRecord, TransferStats
 from berth.effects.ports import Berth
-from berth.effects.ports_saving import States
 from berth.errors import BerthError, HostFault, Unavailable
 from berth.plan import gathered, steps
 from berth.plan.gathered import Gathered
@@ -163,7 +162,7 @@ class Applier:
             case steps.AbortSave():
                 await self._savings.abort(machine)
             case steps.ScrapState(order=order):
-                await run(_states(world).scrap, machine.uid, _berth(machine, order), _state(order))
+                await run(saving.states_of(world).scrap, machine.uid, _berth(machine, order), saving.state_of(order))
             case steps.BeginRestore(order=order):
 
                 async def domain(kind: str) -> str:
@@ -172,7 +171,9 @@ class Applier:
 
                 self._savings.begin_restore(machine, order, _berth(machine, order), domain)
             case steps.UseState(order=order, epoch=epoch):
-                await run(_states(world).use, machine.uid, _berth(machine, order), _state(order), epoch)
+                await run(
+                    saving.states_of(world).use, machine.uid, _berth(machine, order), saving.state_of(order), epoch
+                )
             case steps.SetClock():
                 await self._set_clock(machine)
             case _:
@@ -183,7 +184,7 @@ class Applier:
         machine.clock_tried_at = asyncio.get_running_loop().time()
         try:
             await self._world.run(self._world.hypervisor.set_clock, machine.uid, self._world.now().timestamp())
-            await self._world.run(_states(self._world).clock_set, machine.uid)
+            await self._world.run(saving.states_of(self._world).clock_set, machine.uid)
         except BerthError as error:
             _log.info("the guest's clock is not set yet", extra={"uid": machine.uid, "error": str(error)})
             self._ring(machine.uid, gather.CLOCK_SECONDS)
@@ -363,18 +364,6 @@ def _berth(machine: Machine, order: Order) -> Berth:
     if berth is None:
         raise Unavailable(f"the berth process of pod {order.berth.pod_name} is not there", reason="BerthGone")
     return berth
-
-
-def _states(world: World) -> States:
-    if world.states is None:
-        raise HostFault("this agent cannot save guests", reason="SaveUnsupported")
-    return world.states
-
-
-def _state(order: Order) -> StateOrder:
-    if order.state is None:
-        raise HostFault("the plan deals with a state that no order tells of", reason="InternalError")
-    return order.state
 
 
 def _hostname(order: Order) -> str:

@@ -91,10 +91,10 @@ class Savings:
     def begin(self, machine: Machine, order: Order, berth: Berth) -> None:
         """Save it."""
         kind = machine.guest.machine if machine.guest is not None else ""
-        self._begin(_Work(machine.uid, berth, _state(order), order.epoch, kind))
+        self._begin(_Work(machine.uid, berth, state_of(order), order.epoch, kind))
 
     def begin_restore(self, machine: Machine, order: Order, berth: Berth, make: Make) -> None:
-        self._begin(_Work(machine.uid, berth, _state(order), order.epoch, make=make))
+        self._begin(_Work(machine.uid, berth, state_of(order), order.epoch, make=make))
 
     async def abort(self, machine: Machine) -> None:
         work = self._all.get(machine.uid)
@@ -167,7 +167,7 @@ class Savings:
         epoch = work.state.restore
         if epoch is None:
             raise HostFault("the plan restores a state that no order names", reason="InternalError")
-        saved = await self._world.run(self._states().open, work.uid, work.berth, work.state, epoch)
+        saved = await self._world.run(states_of(self._world).open, work.uid, work.berth, work.state, epoch)
         domain = await make(saved.machine)
         if work.aborted:
             raise HostFault("it was given up", reason="Aborted")
@@ -177,7 +177,7 @@ class Savings:
     async def _save(self, work: _Work) -> int:
         """Its bytes. What fails before ``finish`` has made nothing whole: the guest may run on, even if the volume is
         broken so much that nothing can be removed from it. What fails in it, nobody knows until the volume tells."""
-        run, states, hypervisor = self._world.run, self._states(), self._world.hypervisor
+        run, states, hypervisor = self._world.run, states_of(self._world), self._world.hypervisor
         where = (work.uid, work.berth, work.state)
         try:
             path = await run(states.draft, *where, work.epoch)
@@ -209,17 +209,18 @@ class Savings:
 
     async def _clear(self, work: _Work) -> None:
         try:
-            await self._world.run(self._states().scrap, work.uid, work.berth, work.state)
+            await self._world.run(states_of(self._world).scrap, work.uid, work.berth, work.state)
         except BerthError as error:
             _log.warning("what was written stays in the volume", extra={"uid": work.uid, "error": str(error)})
 
-    def _states(self) -> States:
-        if self._world.states is None:
-            raise HostFault("this agent cannot save guests", reason="SaveUnsupported")
-        return self._world.states
+
+def states_of(world: World) -> States:
+    if world.states is None:
+        raise HostFault("this agent cannot save guests", reason="SaveUnsupported")
+    return world.states
 
 
-def _state(order: Order) -> StateOrder:
+def state_of(order: Order) -> StateOrder:
     if order.state is None:
         raise HostFault("the plan deals with a state that no order tells of", reason="InternalError")
     return order.state

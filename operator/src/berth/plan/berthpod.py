@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from berth.api.base import API_VERSION
 from berth.api.devices import Disk, Nic
 from berth.api.kubernetes import Placement, Probe
 from berth.api.order import Emulation
 from berth.api.quantity import to_bytes
-from berth.api.virtualmachine import KIND, VirtualMachineSpec
+from berth.api.virtualmachine import VirtualMachineSpec
 from berth.plan import affinity, evicting, networks, savedclaim
 from berth.plan.hardware import Hardware, to_text
 from berth.plan.world import (
@@ -37,6 +36,7 @@ from berth.plan.world import (
     Cluster,
     Machine,
     Object,
+    owner_reference,
 )
 
 CONTAINER: Final = "berth"
@@ -140,16 +140,7 @@ def _metadata(
             **_multus(machine, spec),
             "kubectl.kubernetes.io/default-container": CONTAINER,
         },
-        "ownerReferences": [
-            {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": machine.name,
-                "uid": machine.uid,
-                "controller": True,
-                "blockOwnerDeletion": False,
-            }
-        ],
+        "ownerReferences": [owner_reference(machine)],
     }
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from berth.api.base import API_VERSION
 from berth.api.quantity import to_bytes
 from berth.api.savedstate import SavedState
-from berth.api.virtualmachine import KIND, VirtualMachineSpec
-from berth.plan.world import VM_UID_LABEL, Machine, Object
+from berth.api.virtualmachine import VirtualMachineSpec
+from berth.plan.world import VM_UID_LABEL, Machine, Object, owner_reference
 
 MIB: Final = 1024 * 1024
 _SUFFIX: Final = "-saved-state"
@@ -49,16 +48,7 @@ def manifest(machine: Machine) -> Object | None:
             "name": name(machine.name, where),
             "namespace": machine.namespace,
             "labels": {VM_UID_LABEL: machine.uid, "app.kubernetes.io/part-of": "berth"},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": KIND,
-                    "name": machine.name,
-                    "uid": machine.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "ownerReferences": [owner_reference(machine)],
         },
         "spec": {
             "accessModes": [wanted.access_mode.value],

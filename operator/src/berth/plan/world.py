@@ -15,9 +15,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from berth.api import validate
-from berth.api.base import GROUP
+from berth.api.base import API_VERSION, GROUP
 from berth.api.order import Emulation, NodeFacts, Report
-from berth.api.virtualmachine import Power, VirtualMachineSpec, VirtualMachineStatus
+from berth.api.virtualmachine import KIND, Power, VirtualMachineSpec, VirtualMachineStatus
 from berth.plan import suspendable
 from berth.plan.cpu_baseline import FLOOR
 from berth.plan.hosts import Host, Kind
@@ -71,6 +71,18 @@ class Machine:
     def restarted_at(self) -> datetime | None:
         """When the user last asked for a restart."""
         return parse_time(self.annotations.get(RESTARTED_AT))
+
+
+def owner_reference(machine: Machine) -> Object:
+    """Of what goes with the machine."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": machine.name,
+        "uid": machine.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
 
 
 def read_machine(obj: Object) -> Machine:
