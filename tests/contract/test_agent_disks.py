@@ -14,7 +14,7 @@ import pytest
 
 from berth.api.order import CloudInitOrder, DiskKind, DiskOrder, FileOrder
 from tests.contract import pods
-from tests.contract.test_agent_moves import KILLS
+from tests.contract.test_agent_moves import KILLS, struck
 from tests.contract.two_nodes import Side, Two, two_nodes
 
 MIB = 1 << 20
@@ -181,16 +181,8 @@ async def test_cancelled_while_disks_are_copied_it_stays_and_moves_later(two: Tw
 
 @pytest.mark.parametrize("what", ["the source's libvirtd", "the target's agent"])
 async def test_whatever_is_killed_at_the_hand_over_no_write_is_lost(two: Two, what: str) -> None:
-    kill, where = KILLS[what]
     uid = await two.start(FILL + LOOP, 20, disks=(DATA,))
-    source, _ = await two.listening()
-    watched = asyncio.create_task(asyncio.to_thread(two.stopped, uid))
-    await two.a.controller.send(source)
-    await watched
-    await kill(two.a if where == "a" else two.b)
-    runs_at = await two.one_runs(uid)
-    print(f"killed {what}: it runs at {runs_at}")
-    side = two.a if runs_at == two.a.node.name else two.b
+    side = await struck(two, uid, what)
     await two.counts_on(side)
     all_is_there(two, side)
 

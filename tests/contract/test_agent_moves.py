@@ -93,6 +93,19 @@ KILLS = {
 }
 
 
+async def struck(two: Two, uid: str, what: str) -> Side:
+    """Kill that in a move at about the moment when the guest has been stopped; where it runs afterwards."""
+    kill, where = KILLS[what]
+    source, _ = await two.listening()
+    watched = asyncio.create_task(asyncio.to_thread(two.stopped, uid))
+    await two.a.controller.send(source)
+    await watched
+    await kill(two.a if where == "a" else two.b)
+    runs_at = await two.one_runs(uid)
+    print(f"killed {what}: it runs at {runs_at}")
+    return two.a if runs_at == two.a.node.name else two.b
+
+
 async def test_whatever_is_killed_while_it_is_sent_it_stays(two: Two) -> None:
     await two.start()
     for what, (kill, where) in KILLS.items():
@@ -148,17 +161,10 @@ async def test_what_was_promised_is_kept_whatever_is_killed(two: Two, what: str)
 @pytest.mark.parametrize("what", [what for what in KILLS if what != "the copy's QEMU"])
 async def test_whatever_is_killed_at_the_hand_over_one_runs(two: Two, what: str) -> None:
     """At about the moment when the guest has been stopped: either side may have it afterwards, never both."""
-    kill, where = KILLS[what]
     uid = await two.start()
-    source, _ = await two.listening()
-    watched = asyncio.create_task(asyncio.to_thread(two.stopped, uid))
-    await two.a.controller.send(source)
-    await watched
-    await kill(two.a if where == "a" else two.b)
-    runs_at = await two.one_runs(uid)
-    print(f"killed {what}: it runs at {runs_at}")
-    await two.counts_on(two.a if runs_at == two.a.node.name else two.b)
-    numbers = two.counted() if runs_at == two.b.node.name else two.counted(two.a)
+    side = await struck(two, uid, what)
+    await two.counts_on(side)
+    numbers = two.counted() if side is two.b else two.counted(two.a)
     assert numbers == list(range(len(numbers)))
 
 

@@ -26,6 +26,14 @@ answer() { case "$1" in
 while :; do while read -r line <&3; do answer "$line"; done; sleep 0.2; done &"""
 
 
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """What is behind the claim."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    return folder
+
+
 def volume(place: Place, source: Path | None = None, size: str = "64m") -> Path:
     """Mount a folder, or a new small file system, where kubelet would mount the claim; the way to it from here."""
     target = place.pod.root / FOLDER.lstrip("/")
@@ -63,6 +71,14 @@ async def counting(world: World, place: Place) -> str:
     return uid
 
 
+async def runs(world: World, kept: Path) -> tuple[Place, str]:
+    """A guest whose states go into that folder; and its uid."""
+    place = world.place()
+    volume(place, kept)
+    place.order = told(place.order)
+    return place, await world.up(place)
+
+
 async def suspend(world: World, place: Place, seconds: float = 60) -> None:
     status, answer = await world.controller.send(told(place.order, save=True))
     assert status == 200, answer
@@ -85,9 +101,7 @@ def condition(report: dict[str, Any], kind: str) -> dict[str, Any]:
     return next((c for c in report["conditions"] if c["type"] == kind), {})
 
 
-async def test_a_guest_that_counts_goes_on_where_it_was_saved(world: World, tmp_path: Path) -> None:
-    kept = tmp_path / "volume"
-    kept.mkdir()
+async def test_a_guest_that_counts_goes_on_where_it_was_saved(world: World, kept: Path) -> None:
     first = world.place()
     volume(first, kept)
     uid = await counting(world, first)
@@ -116,13 +130,8 @@ async def test_a_guest_that_counts_goes_on_where_it_was_saved(world: World, tmp_
     assert await asyncio.to_thread(second.pod.wait, 30) == 0
 
 
-async def test_a_state_that_is_corrupt_is_refused_and_left_as_it_is(world: World, tmp_path: Path) -> None:
-    kept = tmp_path / "volume"
-    kept.mkdir()
-    first = world.place()
-    volume(first, kept)
-    first.order = told(first.order)
-    uid = await world.up(first)
+async def test_a_state_that_is_corrupt_is_refused_and_left_as_it_is(world: World, kept: Path) -> None:
+    first, uid = await runs(world, kept)
     await suspend(world, first)
     await gone(world, uid)
     memory = kept / uid / "memory-1"
@@ -166,13 +175,8 @@ async def test_a_full_volume_leaves_the_guest_running(world: World) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.3, 0.6, 1.0])
-async def test_an_agent_that_is_killed_in_the_middle_of_a_save(world: World, tmp_path: Path, after: float) -> None:
-    kept = tmp_path / "volume"
-    kept.mkdir()
-    place = world.place()
-    volume(place, kept)
-    place.order = told(place.order)
-    uid = await world.up(place)
+async def test_an_agent_that_is_killed_in_the_middle_of_a_save(world: World, kept: Path, after: float) -> None:
+    place, uid = await runs(world, kept)
     await world.controller.send(told(place.order, save=True))
     await asyncio.sleep(after)
     await world.agent.kill()
@@ -185,13 +189,8 @@ async def test_an_agent_that_is_killed_in_the_middle_of_a_save(world: World, tmp
     assert names(kept / uid) == ["memory-1", "state-1.json"]
 
 
-async def test_a_libvirtd_that_is_killed_in_the_middle_of_a_save(world: World, tmp_path: Path) -> None:
-    kept = tmp_path / "volume"
-    kept.mkdir()
-    place = world.place()
-    volume(place, kept)
-    place.order = told(place.order)
-    uid = await world.up(place)
+async def test_a_libvirtd_that_is_killed_in_the_middle_of_a_save(world: World, kept: Path) -> None:
+    place, uid = await runs(world, kept)
     boot = place.boot_id()
     await world.controller.send(told(place.order, save=True))
     await asyncio.to_thread(world.libvirtd.kill)
@@ -203,13 +202,8 @@ async def test_a_libvirtd_that_is_killed_in_the_middle_of_a_save(world: World, t
     assert await asyncio.to_thread(place.pod.wait, 30) == 0
 
 
-async def test_the_clock_of_a_restored_guest_is_set_by_its_agent(world: World, tmp_path: Path) -> None:
-    kept = tmp_path / "volume"
-    kept.mkdir()
-    first = world.place()
-    volume(first, kept)
-    first.order = told(first.order)
-    uid = await world.up(first)
+async def test_the_clock_of_a_restored_guest_is_set_by_its_agent(world: World, kept: Path) -> None:
+    first, uid = await runs(world, kept)
     first.console.type("")
     await asyncio.to_thread(first.console.says, r"# ")
     for line in CLOCK_AGENT.splitlines():

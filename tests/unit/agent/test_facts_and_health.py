@@ -24,6 +24,7 @@ from berth.effects.memory import MemoryNode
 from berth.effects.ports import Abilities, KvmProbe
 from berth.errors import HostFault
 from tests.unit.agent.orders import NODE
+from tests.unit.agent.worlds import world_of
 
 
 async def run(call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -37,17 +38,7 @@ def node() -> MemoryNode:
 
 @pytest.fixture
 def world(node: MemoryNode) -> World:
-    return World(
-        hypervisor=memory.MemoryHypervisor(node),
-        berths=memory.MemoryBerths(node),
-        links=memory.MemoryLinks(node),
-        media=memory.MemoryMedia(node),
-        network=memory.MemoryNetwork(node),
-        journal=memory.MemoryJournal(),
-        prober=memory.MemoryProber(node),
-        run=run,
-        now=lambda: datetime.now(UTC),
-    )
+    return world_of(node, run=run, now=lambda: datetime.now(UTC))
 
 
 def proc(folder: Path, cgroup: str) -> Path:

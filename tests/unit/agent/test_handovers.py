@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from berth.agent.handovers import Handovers
 from berth.agent.machines import Machines
 from berth.agent.questions import Released, Word
-from berth.agent.world import Moving, World
+from berth.agent.world import Moving
 from berth.api.handover import Incoming, Outgoing, Peer
 from berth.api.order import Order, Report
 from berth.domain.observed import HandoverRecord, HandoverState, QemuProcess
@@ -24,6 +23,7 @@ from berth.effects.tunnel import Hello, Tunnel
 from berth.errors import HostFault, Refused
 from berth.plan.handover import HOLD_PATIENCE, Answer, Gate
 from tests.unit.agent.orders import NODE, order, pod, uid
+from tests.unit.agent.worlds import world_of
 
 QEMU = QemuProcess(7, 70)
 RECORD = HandoverRecord("m1", 2, "node-b", HandoverState.SENDING, QEMU)
@@ -67,18 +67,8 @@ class Bench:
             raise AssertionError("these are blocking calls already")
 
         node = self.node
-        world = World(
-            hypervisor=memory.MemoryHypervisor(node),
-            berths=memory.MemoryBerths(node),
-            links=memory.MemoryLinks(node),
-            media=memory.MemoryMedia(node),
-            network=memory.MemoryNetwork(node),
-            journal=memory.MemoryJournal(),
-            prober=memory.MemoryProber(node),
-            run=run,
-            now=lambda: datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
-            moving=Moving(MemoryQemus(node.moving), MachineFolders(self.folder), "127.0.0.1", 1),
-        )
+        moving = Moving(MemoryQemus(node.moving), MachineFolders(self.folder), "127.0.0.1", 1)
+        world = world_of(node, run=run, moving=moving)
         machines = Machines(NODE, range(5, 9), lambda _uid: None, lambda: 0.0, _report)
         self.machine = machines.add(uid())
         self.machine.order = given

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +14,7 @@ import pytest
 from berth.agent import surveys
 from berth.agent.machines import Machine
 from berth.agent.surveys import Surveys
-from berth.agent.world import Moving, World, in_threads
+from berth.agent.world import Moving, in_threads
 from berth.api.handover import Outgoing, Peer
 from berth.domain.host import Accelerator
 from berth.domain.observed import DomainState, Guest, Pace, QemuProcess, Survey
@@ -23,6 +22,7 @@ from berth.effects import memory
 from berth.effects.folders import MachineFolders
 from berth.effects.memory_moving import MemoryQemus
 from tests.unit.agent.orders import order, uid
+from tests.unit.agent.worlds import world_of
 
 LEAVING = Outgoing(migration="m1", target=Peer(node="node-b", address="127.0.0.1", port=9), epoch=2)
 PACE = Pace(70, 5, 0.5)
@@ -34,18 +34,8 @@ class Bench:
         self.node.moving.processes[uid()] = QemuProcess(7, 70)
         self.node.moving.paces[7] = PACE
         node = self.node
-        world = World(
-            hypervisor=memory.MemoryHypervisor(node),
-            berths=memory.MemoryBerths(node),
-            links=memory.MemoryLinks(node),
-            media=memory.MemoryMedia(node),
-            network=memory.MemoryNetwork(node),
-            journal=memory.MemoryJournal(),
-            prober=memory.MemoryProber(node),
-            run=in_threads(ThreadPoolExecutor(4)),
-            now=lambda: datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
-            moving=Moving(MemoryQemus(node.moving), MachineFolders(folder), "127.0.0.1", 1),
-        )
+        moving = Moving(MemoryQemus(node.moving), MachineFolders(folder), "127.0.0.1", 1)
+        world = world_of(node, run=in_threads(ThreadPoolExecutor(4)), moving=moving)
         self.rung: list[str] = []
         self.surveys = Surveys(world, None, self.rung.append, cpus)
         guest = Guest(uid(), DomainState.RUNNING, order(), 1_900_000_000, Accelerator.TCG)
