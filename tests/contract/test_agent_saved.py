@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from berth.api.order import BerthRef, Order, StateOrder
+from berth.api.kept import StateOrder
+from berth.api.order import BerthRef, Order
 from tests.contract import agents, pods
 from tests.contract.agent_bench import VMS, Place, World, qemu
 

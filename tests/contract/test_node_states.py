@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.api.order import StateOrder
+from berth.api.kept import StateOrder
 from berth.domain.observed import KeptStates
 from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from berth.api.order import FateReason, GuestState, Order, OrderPower, StateOrder
+from berth.api.kept import StateOrder
+from berth.api.order import FateReason, GuestState, Order, OrderPower
 from berth.effects.memory import MemoryNode
 from berth.errors import HostFault
 from tests.scenario.agent_scene import Scene, play

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from berth.api.order import Order, StateOrder
+from berth.api.kept import StateOrder
+from berth.api.order import Order
 from berth.domain.host import Accelerator
 from berth.domain.observed import DomainState, Guest, KeptStates, StartRecord
 from berth.plan import machine, steps

@@ -14,7 +14,8 @@ from berth.agent.handovers import Handovers, overdue
 from berth.agent.machines import Machine, Place
 from berth.agent.saving import Savings
 from berth.agent.world import World
-from berth.api.order import NodeFacts, StateOrder
+from berth.api.kept import StateOrder
+from berth.api.order import NodeFacts
 from berth.domain import xml
 from berth.domain.observed import Guest, HandoverRecord, KeptStates, StartRecord
 from berth.effects.ports import Berth

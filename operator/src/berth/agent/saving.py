@@ -14,7 +14,8 @@ from typing import Final
 
 from berth.agent.machines import Machine
 from berth.agent.world import World
-from berth.api.order import Order, StateOrder
+from berth.api.kept import StateOrder
+from berth.api.order import Order
 from berth.effects.ports import Berth
 from berth.effects.ports_saving import KeptStates, States
 from berth.errors import BerthError, HostFault

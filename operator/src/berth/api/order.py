@@ -16,6 +16,7 @@ from berth.api.base import Lenient
 from berth.api.devices import DiskBus, NicModel
 from berth.api.handover import DoorOrder, Forward, Incoming, MigrationReport, Outgoing
 from berth.api.hardware import CpuOrder, HostCpu
+from berth.api.kept import SnapshotReport, StateOrder
 from berth.api.virtualmachine import ConditionStatus, GuestInfo
 
 
@@ -164,15 +165,6 @@ class MachineOrder(Lenient):
     guest_agent: bool = True
 
 
-class StateOrder(Lenient):
-    """The volume for saved states, and what is to be done with one. An older agent knows nothing of it."""
-
-    folder: str  # where it is mounted in the berth
-    save: bool = False  # write memory and devices into it, then end
-    restore: int | None = None  # begin with the state of this epoch; a state of any other is thrown away at a start
-    sure: bool = True  # False: boot when that state turns out not to be complete
-
-
 class Order(Lenient):
     """Run this machine, in this berth, like this."""
 
@@ -266,6 +258,9 @@ class Report(Lenient):
     guest_nics: tuple[NicReport, ...] = ()
     migration: MigrationReport | None = None
     connections: int | None = None  # MOVED: how many still go through the door
+    snapshot: SnapshotReport | None = None  # the one that was ordered
+    forgotten: tuple[str, ...] = ()  # those of ``forget`` that are positively not in the volume
+    reverted: str = ""  # the ordered revert's request, once it is marked as carried out
     conditions: tuple[ReportCondition, ...] = ()
 
 
@@ -287,6 +282,7 @@ class NodeFacts(Lenient):
     machine_types: tuple[str, ...] = ()  # pc-q35 of all versions that QEMU here knows; empty: an older agent
     host_cpus: tuple[HostCpu, ...] = ()
     states: bool = False  # whether it can save and restore guests; an older agent cannot
+    snapshots: bool = False  # whether it can take snapshots and revert to them
     peer_port: int = 0  # where other nodes' agents are served; 0: an older agent, to and from which nothing moves
     copies_disks: bool = False  # it copies node-local disks when a guest moves; an older agent would leave them behind
 

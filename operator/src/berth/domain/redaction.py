@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from berth.api.order import Order, StateOrder
+from berth.api.kept import StateOrder
+from berth.api.order import Order
 
 
 def redacted(order: Order) -> Order:
@@ -17,4 +18,4 @@ def redacted(order: Order) -> Order:
 
 
 def _unsaved(state: StateOrder | None) -> StateOrder | None:
-    return None if state is None else state.model_copy(update={"save": False})
+    return None if state is None else state.model_copy(update={"save": False, "snapshot": None, "forget": ()})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from berth.api.order import StateOrder
+from berth.api.kept import StateOrder
 from berth.domain.observed import KeptStates
 from berth.effects.ports import Berth
 from berth.effects.ports_saving import SavedGuest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from berth.api.order import StateOrder
+from berth.api.kept import StateOrder
 from berth.domain.observed import KeptStates as KeptStates
 from berth.effects.ports import Berth
 

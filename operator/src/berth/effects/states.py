@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from berth.api.order import StateOrder
+from berth.api.kept import StateOrder
 from berth.domain.observed import KeptStates
 from berth.effects import berths, mounts, paths
 from berth.effects.folders import MachineFolders

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from berth.api.devices import Disk, DisplayType, Limit, LinkState, Nic
+from berth.api.kept import StateOrder
 from berth.api.order import (
     BerthRef,
     CloudInitOrder,
@@ -23,7 +24,6 @@ from berth.api.order import (
     NicOrder,
     Order,
     OrderPower,
-    StateOrder,
 )
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import Power, VirtualMachineSpec

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from berth.api.order import Order, StateOrder
+from berth.api.kept import StateOrder
+from berth.api.order import Order
 from berth.domain.observed import DomainState, Guest, KeptStates
 from berth.plan import gathered, steps
 from berth.plan.fate import SAVED
