@@ -11,51 +11,24 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
+from berth.controller.known import Known
 from berth.effects.ports_cluster import ClusterPort, Conflict, NotFound
 from berth.plan import migration_status as saying
 from berth.plan import moves, moving_on
 from berth.plan.moves import Key, Limits, Move
 from berth.plan.status import merge_patch
 from berth.plan.times import format_time
-from berth.plan.world import Object, World
+from berth.plan.world import World
 
 PROGRESS_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Migrations:
-    """The Migrations as they were last seen; the newest resourceVersion wins, whichever way it came."""
+class Migrations(Known[Move]):
+    """The Migrations as they were last seen."""
 
     def __init__(self) -> None:
-        self._known: dict[Key, tuple[int, Move, Object]] = {}
-        self._gone: dict[str, None] = {}
-
-    def see(self, obj: Object) -> Move | None:
-        """Keep it; the Move if it is news."""
-        found = moves.read(obj)
-        version, old = int(found.version or 0), self._known.get(found.key)
-        if found.uid in self._gone or (old is not None and old[1].uid == found.uid and old[0] >= version):
-            return None
-        self._known[found.key] = version, found, obj.get("status") or {}
-        return found
-
-    def lose(self, key: Key, uid: str | None = None) -> Move | None:
-        known = self._known.get(key)
-        if known is None or (uid is not None and known[1].uid != uid):
-            return None
-        del self._known[key]
-        self._gone[known[1].uid] = None
-        if len(self._gone) > 1000:
-            del self._gone[next(iter(self._gone))]
-        return known[1]
-
-    def stored(self, key: Key) -> Object:
-        """The status as the API server has it."""
-        known = self._known.get(key)
-        return known[2] if known is not None else {}
-
-    def all(self) -> list[Move]:
-        return [known[1] for known in self._known.values()]
+        super().__init__(moves.read)
 
     def of(self, machine: Key) -> list[Move]:
         """A machine's Migrations that are not finished, who goes first first."""
@@ -67,9 +40,6 @@ class Migrations:
 
     def underway(self, machine: Key) -> Move | None:
         return next((move for move in self.of(machine) if move.underway), None)
-
-    def versions(self) -> dict[Key, int]:
-        return {key: version for key, (version, _, _) in self._known.items()}
 
 
 class Speaker:

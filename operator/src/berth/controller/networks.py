@@ -15,6 +15,7 @@ from typing import Final
 from berth.api.network import Lease
 from berth.api.order import SegmentMember
 from berth.controller.cache import Cache
+from berth.controller.known import Known
 from berth.effects.ports_cluster import AgentPort, ClusterPort, Conflict, NotFound
 from berth.errors import AgentDown, Refused
 from berth.plan import networks, segment, segment_plan
@@ -28,47 +29,36 @@ RETRY_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Networks:
-    """The Networks as they were last seen; the newest resourceVersion wins, whichever way it came."""
+class Networks(Known[Segment]):
+    """The Networks as they were last seen."""
 
     def __init__(self) -> None:
-        self._known: dict[SegmentKey, tuple[int, Segment, Object]] = {}
+        super().__init__(segment.read)
         self._holders: dict[str, set[SegmentKey]] = {}  # a machine's uid → where it has leases
 
     def see(self, obj: Object) -> Segment | None:
-        """Keep it; the Segment if it is news."""
-        found = segment.read(obj)
-        version = int(found.version or 0)
-        old = self._known.get(found.key)
-        if old is not None and old[1].uid == found.uid and old[0] >= version:
-            return None
-        self._forget(found.key)
-        self._known[found.key] = version, found, obj.get("status") or {}
-        for lease in found.leases:
-            self._holders.setdefault(lease.uid, set()).add(found.key)
+        meta = obj["metadata"]
+        before = self.get((meta["namespace"], meta["name"]))
+        found = super().see(obj)
+        if found is not None:
+            self._let_go(before)
+            for lease in found.leases:
+                self._holders.setdefault(lease.uid, set()).add(found.key)
         return found
 
-    def lose(self, key: SegmentKey) -> Segment | None:
-        known = self._known.get(key)
-        self._forget(key)
-        return known[1] if known is not None else None
+    def lose(self, key: SegmentKey, uid: str | None = None) -> Segment | None:
+        lost = super().lose(key, uid)
+        self._let_go(lost)
+        return lost
 
-    def _forget(self, key: SegmentKey) -> None:
-        known = self._known.pop(key, None)
-        for lease in known[1].leases if known is not None else ():
+    def _let_go(self, known: Segment | None) -> None:
+        if known is None:
+            return
+        for lease in known.leases:
             keys = self._holders.get(lease.uid, set())
-            keys.discard(key)
+            keys.discard(known.key)
             if not keys:
                 self._holders.pop(lease.uid, None)
-
-    def get(self, key: SegmentKey) -> Segment | None:
-        known = self._known.get(key)
-        return known[1] if known is not None else None
-
-    def stored(self, key: SegmentKey) -> Object:
-        """The status as the API server has it."""
-        known = self._known.get(key)
-        return known[2] if known is not None else {}
 
     def views(self, keys: Iterable[SegmentKey]) -> dict[SegmentKey, Segment]:
         return {key: known[1] for key in keys if (known := self._known.get(key)) is not None}
@@ -76,12 +66,6 @@ class Networks:
     def held_by(self, uid: str) -> set[SegmentKey]:
         """Where a machine has leases."""
         return set(self._holders.get(uid, ()))
-
-    def all(self) -> list[Segment]:
-        return [known[1] for known in self._known.values()]
-
-    def versions(self) -> dict[SegmentKey, int]:
-        return {key: version for key, (version, _, _) in self._known.items()}
 
 
 Leased = Callable[[SegmentKey, bool], None]
