@@ -50,6 +50,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "migration_spec": lambda: fields("spec", crd.MIGRATION),
     "migration_status": lambda: fields("status", crd.MIGRATION),
     "migration_phases": moving,
+    "snapshot_spec": lambda: fields("spec", crd.SNAPSHOT),
+    "snapshot_status": lambda: fields("status", crd.SNAPSHOT),
     "network_spec": lambda: fields("spec", crd.NETWORK),
     "network_status": lambda: fields("status", crd.NETWORK),
 }

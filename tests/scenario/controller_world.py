@@ -17,6 +17,7 @@ from berth.api.virtualmachine import ConditionStatus
 from berth.controller.cache import Cache
 from berth.controller.migrations import Migrations
 from berth.controller.reconcile import Reconciler
+from berth.controller.snapshots import Snapshots
 from berth.effects.memory_cluster import MemoryCluster
 from berth.errors import AgentDown, StaleEpoch
 from berth.plan import world as seen
@@ -99,6 +100,9 @@ class World:
         self.moves, self.moved = Migrations(), list[str]()
         for obj in self.cluster.migrations.values():
             self.moves.see(_copy(obj))
+        self.snapshots = Snapshots()
+        for obj in self.cluster.snapshots.values():
+            self.snapshots.see(_copy(obj))
         port = Crashing(self.cluster, self)
         self.reconciler = Reconciler(
             self.cache,
@@ -108,6 +112,7 @@ class World:
             _silent,
             lambda: self.now,
             moves=self.moves,
+            snapshots=self.snapshots,
             moved=self.moved.append,
         )
 
@@ -139,6 +144,8 @@ class World:
                 _ = self.cache.lose_pod(key, obj) if change == "DELETED" else self.cache.see_pod(obj)
             elif kind == "Migration":
                 _ = self.moves.lose(key) if change == "DELETED" else self.moves.see(obj)
+            elif kind == "Snapshot":
+                _ = self.snapshots.lose(key) if change == "DELETED" else self.snapshots.see(obj)
             elif change == "DELETED":
                 self.cache.lose_machine(key)
             else:
@@ -403,6 +410,7 @@ class Agents:
                 peer_port=self._world.peer_port,
                 copies_disks=self._world.copies_disks,
                 states=self._world.saves_states,
+                snapshots=self._world.saves_states,
             ),
             report=there.known.get(uid),
             present=uid in there.present,
@@ -441,7 +449,10 @@ def replace_started(report: Report) -> Report:
 
 
 EFFECTS = frozenset(
-    {"set_finalizers", "write_status", "create_pod", "delete_pod", "set_here", "write_migration_status"}
+    {
+        *("set_finalizers", "write_status", "create_pod", "delete_pod", "set_here", "write_migration_status"),
+        *("set_snapshot_metadata", "write_snapshot_status"),
+    }
 )
 
 

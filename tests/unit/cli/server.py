@@ -15,6 +15,10 @@ from urllib.parse import urlsplit
 Json = dict[str, Any]
 VMS = "/apis/berth.dev/v1alpha1/namespaces/lab/virtualmachines"
 MIGRATIONS = "/apis/berth.dev/v1alpha1/namespaces/lab/migrations"
+SNAPSHOTS = "/apis/berth.dev/v1alpha1/namespaces/lab/snapshots"
+
+
+LISTS = ("/migrations", "/snapshots", "/virtualmachines", "/events", "/services", "/networkpolicies", "/pods")
 
 
 @dataclass
@@ -39,17 +43,21 @@ class Server:
     def answer(self, method: str, path: str, body: Json | None) -> tuple[int, Json]:
         where = urlsplit(path).path
         if method == "POST" and body is not None:
+            if f"{where}/{body['metadata']['name']}" in self.objects:
+                return 409, {"message": f"{body['metadata']['name']!r} already exists"}
             self.objects[f"{where}/{body['metadata']['name']}"] = body
             return 201, body
-        if method == "GET" and where.startswith(f"{MIGRATIONS}/"):
+        if method == "GET" and where.startswith((f"{MIGRATIONS}/", f"{SNAPSHOTS}/")):
             self.on_look(self)
-        if where.endswith(("/migrations", "/virtualmachines", "/events", "/services", "/networkpolicies", "/pods")):
+        if where.endswith(LISTS):
             return 200, {"items": [o for p, o in self.objects.items() if p.startswith(f"{where}/")]}
         if where not in self.objects:
             return 404, {"message": f"{where} not found"}
         if method == "PATCH" and body is not None:
             self.patches.append(body)
             self.objects[where]["spec"].update(body.get("spec", {}))
+            annotations = body.get("metadata", {}).get("annotations", {})
+            self.objects[where]["metadata"].setdefault("annotations", {}).update(annotations)
             self.on_patch(self)
         if method == "DELETE":
             self.deleted.append(path)

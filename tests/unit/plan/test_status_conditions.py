@@ -165,9 +165,8 @@ def test_kvm_is_named_when_the_berth_asks_for_it() -> None:
 
 def test_all_is_true_when_all_is_well() -> None:
     status = told(running())
-    always = [
-        t.value for t in ConditionType if t is not ConditionType.SUSPENDABLE
-    ]  # it is told only of one that has savedState
+    asked = (ConditionType.SUSPENDABLE, ConditionType.REVERTED)  # told only of one that has to do with that
+    always = [t.value for t in ConditionType if t not in asked]
     assert [c.type for c in status.conditions] == always
     assert {c.status for c in status.conditions} == {ConditionStatus.TRUE}
     assert (status.phase, status.node, status.ip, status.message) == ("Running", NODE, "10.0.0.7", "")

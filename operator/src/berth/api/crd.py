@@ -17,6 +17,7 @@ import yaml
 from berth.api.base import GROUP, VERSION, Change, Model
 from berth.api.migration import MigrationSpec, MigrationStatus
 from berth.api.network import NetworkSpec, NetworkStatus
+from berth.api.snapshot import SnapshotSpec, SnapshotStatus
 from berth.api.virtualmachine import VirtualMachineSpec, VirtualMachineStatus
 
 Schema = dict[str, Any]
@@ -120,7 +121,29 @@ MIGRATION: Final = Kind(
     ),
     selectable=(".spec.vm", ".status.phase"),
 )
-KINDS: Final = (VIRTUAL_MACHINE, NETWORK, MIGRATION)
+SNAPSHOT: Final = Kind(
+    kind="Snapshot",
+    plural="snapshots",
+    short_names=("vmsnap", "vmsnaps"),
+    description="A running machine at one moment: its memory and its disks.",
+    spec=SnapshotSpec,
+    status=SnapshotStatus,
+    columns=(
+        Column("Status", ".status.phase", description="How far it is, in one word."),
+        Column("VM", ".spec.vm", description="The machine."),
+        Column("Memory", ".spec.memory", "boolean", description="Whether it holds memory, or disks alone."),
+        Column("Size", ".status.size", description="What it takes in the volume."),
+        Column("Taken", ".status.takenAt", "date", description="The moment that it holds."),
+        Column("Age", ".metadata.creationTimestamp", "date", description="Since when it exists."),
+        Column("Copied", ".status.percent", "integer", priority=1, description="Per cent of its disks."),
+        Column("Pause", ".status.pauseMs", "integer", priority=1, description="Milliseconds the guest stood still."),
+        Column("Consistency", ".status.consistency", priority=1, description="What its disks are like."),
+        Column("Reason", ".status.reason", priority=1, description="Why it is so, in one word."),
+        Column("Message", ".status.message", priority=1, description="Why it is so and what to do next."),
+    ),
+    selectable=(".spec.vm", ".status.phase"),
+)
+KINDS: Final = (VIRTUAL_MACHINE, NETWORK, MIGRATION, SNAPSHOT)
 
 
 def definition(kind: Kind) -> Schema:

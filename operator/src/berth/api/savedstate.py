@@ -1,4 +1,5 @@
-"""Where a machine's memory and devices are kept while it is suspended: a part of the VirtualMachine's spec and status.
+"""Where a machine's states and snapshots are kept, and what its next start begins with: a part of the VirtualMachine's
+spec and status.
 
 A module of its own beside virtualmachine.py, which is long. What is kept there, effects/states.py knows.
 """
@@ -50,7 +51,7 @@ class OwnClaim(Model):
 
 
 class SavedState(Model):
-    """The volume that a suspended machine's state is written to; it is mounted from the start."""
+    """The volume that a suspended machine's state and its snapshots are written to; it is mounted from the start."""
 
     pvc: ClaimName | None = Field(None, description="A PersistentVolumeClaim of yours.")
     claim: OwnClaim | None = Field(None, description="A claim that Berth makes for this machine alone.")
@@ -70,3 +71,15 @@ class SavedStateStatus(Model):
         description="False: the berth went while the state was being saved, and nobody could tell whether it is"
         " complete. The next start restores it if so, and boots if not.",
     )
+
+
+class RevertStatus(Model):
+    """The last request to go back to a Snapshot: the annotation berth.dev/revert, once it was accepted."""
+
+    request: str = Field(description="The annotation's words: a Snapshot's name, and after an @ anything.")
+    snapshot: str = Field(description="The Snapshot's uid.")
+    name: str = Field(description="The Snapshot's name.")
+    memory: bool = Field(True, description="Whether the machine goes on from there, or boots from its disks.")
+    done: bool = Field(False, description="Whether the machine has run from it.")
+    machine: str = Field("", description="The spec to restore with, as JSON, until it is done.")
+    hardware: str = Field("", description="The machine type and the CPU to restore with, as JSON, until it is done.")

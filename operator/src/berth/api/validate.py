@@ -19,6 +19,7 @@ from berth.api import crd, manifests
 from berth.api.base import API_VERSION, GROUP, RULE_ERROR
 from berth.api.migration import Migration
 from berth.api.network import Network
+from berth.api.snapshot import Snapshot
 from berth.api.virtualmachine import KIND, VirtualMachine
 
 Part = str | int
@@ -49,11 +50,12 @@ class Found:
     machines: tuple[VirtualMachine, ...]
     networks: tuple[Network, ...]
     migrations: tuple[Migration, ...]
+    snapshots: tuple[Snapshot, ...]
     others: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
-Object = VirtualMachine | Network | Migration
+Object = VirtualMachine | Network | Migration | Snapshot
 
 
 def check(data: Mapping[str, Any]) -> Object | list[Problem]:
@@ -69,6 +71,7 @@ def check(data: Mapping[str, Any]) -> Object | list[Problem]:
 _MODELS: Final[dict[str, tuple[type[Object], crd.Kind]]] = {
     crd.NETWORK.kind: (Network, crd.NETWORK),
     crd.MIGRATION.kind: (Migration, crd.MIGRATION),
+    crd.SNAPSHOT.kind: (Snapshot, crd.SNAPSHOT),
 }
 
 
@@ -91,7 +94,10 @@ def read(text: str, file: str = "") -> Found:
     machines = tuple(found for found in good if isinstance(found, VirtualMachine))
     networks = tuple(found for found in good if isinstance(found, Network))
     migrations = tuple(found for found in good if isinstance(found, Migration))
-    return Found(machines, networks, migrations, tuple(others), tuple(sorted(problems, key=lambda p: p.line)))
+    snapshots = tuple(found for found in good if isinstance(found, Snapshot))
+    return Found(
+        machines, networks, migrations, snapshots, tuple(others), tuple(sorted(problems, key=lambda p: p.line))
+    )
 
 
 def _sort(

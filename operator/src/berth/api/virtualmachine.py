@@ -17,7 +17,7 @@ from berth.api.cpu import Cpu
 from berth.api.devices import MOST_DISKS, MOST_NICS, Boot, CloudInit, Disk, Display, Nic, PodNetwork
 from berth.api.kubernetes import ObjectMeta, Placement, Probe
 from berth.api.quantity import Quantity
-from berth.api.savedstate import SavedState, SavedStateStatus
+from berth.api.savedstate import RevertStatus, SavedState, SavedStateStatus
 
 KIND = "VirtualMachine"
 PLURAL = "virtualmachines"
@@ -185,7 +185,7 @@ class VirtualMachineSpec(Model):
     display: Display = Field(default_factory=Display, description="The guest's graphics.")
     guest_agent: Annotated[bool, NextBoot] = Field(True, description="Give the guest a channel for qemu-guest-agent.")
     saved_state: SavedState | None = Field(
-        None, description="The volume that its memory and devices are written to when it is Suspended."
+        None, description="The volume for its memory and devices when it is Suspended, and for its Snapshots."
     )
     shutdown: Shutdown = Field(default_factory=Shutdown, description="How the guest is stopped.")
     probes: Probes = Field(default_factory=Probes, description="Health checks of the guest.")
@@ -289,6 +289,7 @@ class ConditionType(enum.StrEnum):
     NETWORK_READY = "NetworkReady"
     GUEST_RUNNING = "GuestRunning"
     READY = "Ready"
+    REVERTED = "Reverted"  # no prerequisite, and told only of a machine that was asked to go back to a Snapshot
     SUSPENDABLE = "Suspendable"  # no prerequisite either, and told only of a machine that has savedState
     MIGRATABLE = "Migratable"  # no prerequisite of its running: whether it could move to another node
 
@@ -354,6 +355,7 @@ class VirtualMachineStatus(Model):
     )
     last_exit: LastExit | None = Field(None, description="How the guest ended the last time.")
     saved_state: SavedStateStatus | None = Field(None, description="The state that its next start restores.")
+    revert: RevertStatus | None = Field(None, description="The last request to go back to a Snapshot.")
     pending_changes: list[str] = Field(
         default_factory=list, description="Changed fields that take effect at the next start."
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from berth.api.base import GROUP, VERSION
 from berth.api.migration import PLURAL as MIGRATIONS
+from berth.api.snapshot import PLURAL as SNAPSHOTS
 from berth.api.virtualmachine import PLURAL
 from berth.errors import BerthError, Refused, Unavailable
 
@@ -75,6 +76,19 @@ class Cluster:
     def patch_migration(self, name: str, body: Json) -> Json:
         return self.call("PATCH", f"{self._migrations()}/{name}", body=body)
 
+    def snapshots(self) -> list[Json]:
+        return list(self.call("GET", self._snapshots())["items"])
+
+    def snapshot(self, name: str) -> Json:
+        try:
+            return self.call("GET", f"{self._snapshots()}/{name}")
+        except NotThere as error:
+            where = f"in namespace {self.access.namespace}"
+            raise NotThere(f"there is no Snapshot {name!r} {where}; `berth snapshots` shows all") from error
+
+    def create_snapshot(self, body: Json) -> Json:
+        return self.call("POST", self._snapshots(), body=body, content="application/json")
+
     def pod(self, name: str) -> Json | None:
         try:
             return self.call("GET", f"/api/v1/namespaces/{self.access.namespace}/pods/{name}")
@@ -124,6 +138,9 @@ class Cluster:
 
     def _migrations(self) -> str:
         return f"/apis/{GROUP}/{VERSION}/namespaces/{self.access.namespace}/{MIGRATIONS}"
+
+    def _snapshots(self) -> str:
+        return f"/apis/{GROUP}/{VERSION}/namespaces/{self.access.namespace}/{SNAPSHOTS}"
 
 
 class NotThere(Refused):

@@ -45,14 +45,14 @@ def read_objects(files: list[str]) -> list[validate.Object]:
     problems: list[validate.Problem] = []
     for name in files:
         found = validate.read(_text(name), "<stdin>" if name == "-" else name)
-        good += [*found.networks, *found.machines, *found.migrations]
+        good += [*found.networks, *found.machines, *found.migrations, *found.snapshots]
         problems += found.problems
     for problem in problems:
         screen.err.print(Text(str(problem)))
     if problems:
         screen.fail(f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} found")
     if not good:
-        screen.fail(f"no VirtualMachine, Network or Migration in {', '.join(files)}")
+        screen.fail(f"no VirtualMachine, Network, Migration or Snapshot in {', '.join(files)}")
     return good
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -35,10 +36,14 @@ def list_command(
 
 
 def table(machines: list[Json], now: datetime, everywhere: bool, wide: bool) -> Text:
-    """As kubectl lays columns out: as wide as their widest cell, never cut."""
     heads = [*(["NAMESPACE"] if everywhere else []), "NAME", "STATUS", "NODE", "IP", "CPU", "MEMORY", "AGE"]
     heads += ["RESTARTS", "BERTH", "MESSAGE"] if wide else []
-    rows = [[Text(head, style="bold") for head in heads], *(_row(vm, now, everywhere, wide) for vm in machines)]
+    return columns(heads, [_row(vm, now, everywhere, wide) for vm in machines])
+
+
+def columns(heads: Sequence[str], cells: Sequence[list[Text]]) -> Text:
+    """As kubectl lays columns out: as wide as their widest cell, never cut."""
+    rows = [[Text(head, style="bold") for head in heads], *cells]
     widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -22,6 +22,7 @@ COLOURS: Final = {
     "Failed": "red",
     "Unknown": "red",
     "Succeeded": "green",
+    "Ready": "green",
     "Cancelled": "yellow",
 }
 """Phases that come and go by themselves are cyan."""

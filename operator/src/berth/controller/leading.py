@@ -13,6 +13,7 @@ from berth.api.base import GROUP, VERSION
 from berth.api.migration import PLURAL as MIGRATIONS
 from berth.api.network import PLURAL
 from berth.api.order import NodeFacts
+from berth.api.snapshot import PLURAL as SNAPSHOTS
 from berth.controller import handlers
 from berth.controller.agents import Agents
 from berth.controller.authority import ClientContexts
@@ -22,6 +23,7 @@ from berth.controller.networks import NetworkReconciler, Networks
 from berth.controller.queue import Queue
 from berth.controller.reconcile import Reconciler
 from berth.controller.settings import Settings
+from berth.controller.snapshots import Snapshots
 from berth.controller.teller import Teller
 from berth.effects.certificates import Authority
 from berth.effects.cluster import Cluster
@@ -46,6 +48,7 @@ class Leading:
         self._cache = Cache()
         self._networks = Networks()
         self._moves = Migrations()
+        self._snapshots = Snapshots()
         self._cordoned: set[str] = set()
         self._node_versions: dict[Key, int] = {}
         self._cluster = Cluster(kube, settings.pod_name)
@@ -60,6 +63,7 @@ class Leading:
             known=self._networks,
             leased=self._leased,
             moves=self._moves,
+            snapshots=self._snapshots,
             limits=settings.limits,
             freed=self._move_news,
             moved=self._has_moved,
@@ -81,6 +85,14 @@ class Leading:
             self._migration_seen,
             self._migration_gone,
             self._moves.versions,
+        )
+        self._snapshot_watch = Watch(
+            kube,
+            f"/apis/{GROUP}/{VERSION}/{SNAPSHOTS}",
+            "",
+            self._snapshot_seen,
+            self._snapshot_gone,
+            self._snapshots.versions,
         )
         self._node_watch = Watch(
             kube, "/api/v1/nodes", "", self._node_seen, self._node_gone, lambda: self._node_versions
@@ -117,6 +129,7 @@ class Leading:
                 group.create_task(self._agent_pods.run(), name="agents"),
                 group.create_task(self._network_watch.run(), name="networks"),
                 group.create_task(self._migration_watch.run(), name="migrations"),
+                group.create_task(self._snapshot_watch.run(), name="snapshots"),
                 group.create_task(self._node_watch.run(), name="nodes"),
                 group.create_task(self._teller.run(), name="teller"),
             ]
@@ -124,6 +137,7 @@ class Leading:
             await self._agent_pods.synced.wait()
             await self._network_watch.synced.wait()
             await self._migration_watch.synced.wait()
+            await self._snapshot_watch.synced.wait()
             await self._node_watch.synced.wait()
             self._background.append(group.create_task(self._queue.run(), name="queue"))
             self._background.append(group.create_task(self._segment_queue.run(), name="segments"))
@@ -161,6 +175,8 @@ class Leading:
             self._cache.lose_machine(key)
             self._queue.forget(key)
             self._reconciler.forget(key)
+            if self._snapshots.of(key):
+                self._queue.ring(key)  # they are let go once it is gone
         self._uids.pop(uid, None)
         self._agents.forget(uid)
 
@@ -220,6 +236,18 @@ class Leading:
         if lost is not None and not lost.finished:
             self._queue.ring(lost.of)
             self._move_news(lost)
+
+    def _snapshot_seen(self, obj: Object) -> None:
+        seen = self._snapshots.see(obj)
+        if seen is not None and (seen.deleted or not seen.finished):
+            self._queue.ring(seen.of)
+        elif seen is not None:
+            self._ring(seen.of)  # its machine may wait for it, to go back to it
+
+    def _snapshot_gone(self, key: Key, last: Object | None) -> None:
+        lost = self._snapshots.lose(key, last["metadata"]["uid"] if last is not None else None)
+        if lost is not None:
+            self._ring(lost.of)
 
     def _move_news(self, done: Move) -> None:
         """One is over: others may have waited for their turn."""

@@ -17,6 +17,8 @@ from berth.controller.applying import Applier, Memory
 from berth.controller.cache import Cache, Key
 from berth.controller.migrations import Migrations, Speaker
 from berth.controller.networks import Leased, LeaseWriter, Networks
+from berth.controller.snapshots import Snapshots
+from berth.controller.snapshots import Speaker as SnapshotSpeaker
 from berth.controller.tracing import WAITED, waiting
 from berth.effects.ports_cluster import AgentPort, ClusterPort, Conflict, NotFound
 from berth.plan import berths, doors, migration, networks
@@ -31,7 +33,7 @@ from berth.plan.world import Cluster, Machine, Pod, PodEvent, World, read_machin
 
 NODE_SECONDS: Final = 10.0
 EVENTS_SECONDS: Final = 2.5
-OWNER: Final = frozenset({"berth", "epoch", "node", "savedState"})
+OWNER: Final = frozenset({"berth", "epoch", "node", "savedState", "revert"})
 """Whose the guest is. Written only at the version that was read, and before the node is told: a controller that was
 behind for a while, and does not know that it leads no more, cannot make a second copy of a machine that has moved."""
 _log = logging.getLogger(__name__)
@@ -53,12 +55,15 @@ class Reconciler:
         known: Networks | None = None,
         leased: Leased = lambda key, given_back: None,
         moves: Migrations | None = None,
+        snapshots: Snapshots | None = None,
         limits: Limits | None = None,
         freed: Callable[[Move], None] = lambda move: None,
         moved: Callable[[str], None] = lambda uid: None,
     ) -> None:
         self._moves = moves if moves is not None else Migrations()
         self._speaker = Speaker(self._moves, cluster, limits or Limits(), freed, clock)
+        self._snapshots = snapshots if snapshots is not None else Snapshots()
+        self._snapshot_speaker = SnapshotSpeaker(self._snapshots, cluster, clock)
         self._moved = moved
         self._networks = known if known is not None else Networks()
         leases = LeaseWriter(self._networks, cluster, clock, leased)
@@ -92,7 +97,7 @@ class Reconciler:
         world = await self._gather(key)
         if world is None:
             self.forget(key)
-            return await self._speaker.speak(key, None)
+            return await self._speak(key, None)
         memory = self._memory(key)
         plan = planning.plan(world)
         if plan.record and not await self._record(key, world, plan):
@@ -108,9 +113,14 @@ class Reconciler:
             return None
         second = planning.plan(after) if plan.steps or plan.record else plan
         held = await self._report(key, after, second, memory)
-        said = await self._speaker.speak(key, after)
+        said = await self._speak(key, after)
         soon = 0.0 if _goes_on(plan, second) and again is None else None
         return min((s for s in (again, held, soon, said, second.look_again) if s is not None), default=None)
+
+    async def _speak(self, key: Key, world: World | None) -> float | None:
+        """What belongs to a machine tells last how it is."""
+        waits = [await speaker.speak(key, world) for speaker in (self._speaker, self._snapshot_speaker)]
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _memory(self, key: Key) -> Memory:
         return self._memories.setdefault(key, Memory())
@@ -143,6 +153,7 @@ class Reconciler:
             incoming=mine.incoming,
             former=mine.former,
             move_refusal=memory.move_refusal,
+            snapshots=self._snapshots.of(key),
         )
         keys = networks.referenced(world) | self._networks.held_by(machine.uid)
         world = replace(world, networks=self._networks.views(keys)) if keys else world

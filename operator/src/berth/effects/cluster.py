@@ -10,11 +10,13 @@ from typing import Final
 from berth.api.base import API_VERSION, GROUP, VERSION
 from berth.api.migration import PLURAL as MIGRATIONS
 from berth.api.network import PLURAL as NETWORKS
+from berth.api.snapshot import PLURAL as SNAPSHOTS
 from berth.api.virtualmachine import KIND, PLURAL
 from berth.effects.kube import STRATEGIC, Kube, path
 from berth.effects.ports_cluster import ApiRefused, Conflict, NotFound
 from berth.plan.moves import Move
 from berth.plan.segment import Segment
+from berth.plan.snaps import Snap
 from berth.plan.tell import Tell
 from berth.plan.world import GATE, GUARD, GUARDED, Machine, Object, PodEvent, format_time, parse_time
 
@@ -181,6 +183,15 @@ class Cluster:
         with contextlib.suppress(NotFound, Conflict):  # gone, or another one has the name
             await self._kube.call("DELETE", where, body, kind="Migration", verb="delete")
 
+    async def set_snapshot_metadata(self, snap: Snap, metadata: Object) -> Object:
+        body = {"metadata": {**metadata, "uid": snap.uid, "resourceVersion": snap.version}}
+        return await self._kube.call("PATCH", _snapshot(snap), body, kind="Snapshot", verb="finalize", merge=True)
+
+    async def write_snapshot_status(self, snap: Snap, patch: Object) -> Object:
+        body = {"metadata": {"uid": snap.uid, "resourceVersion": snap.version}, "status": patch}
+        where = f"{_snapshot(snap)}/status"
+        return await self._kube.call("PATCH", where, body, kind="Snapshot", verb="status", merge=True)
+
     async def machine_names(self) -> set[tuple[str, str]]:
         names: set[tuple[str, str]] = set()
         token = ""
@@ -205,6 +216,10 @@ def _machine(machine: Machine) -> str:
 
 def _network(network: Segment) -> str:
     return path(MACHINES, "namespaces", network.namespace, NETWORKS, network.name)
+
+
+def _snapshot(snap: Snap) -> str:
+    return path(MACHINES, "namespaces", snap.namespace, SNAPSHOTS, snap.name)
 
 
 def _event(item: Object) -> PodEvent:

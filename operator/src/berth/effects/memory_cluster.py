@@ -14,6 +14,7 @@ from typing import Any
 from berth.effects.ports_cluster import ApiRefused, Conflict, NotFound
 from berth.plan.moves import Move
 from berth.plan.segment import Segment
+from berth.plan.snaps import Snap
 from berth.plan.tell import Tell
 from berth.plan.world import FINALIZER, GATE, GUARD, GUARDED, Machine, Object, PodEvent, format_time
 
@@ -30,6 +31,7 @@ class MemoryCluster:
         self.nodes: dict[str, Object] = {}
         self.networks: dict[Key, Object] = {}
         self.migrations: dict[Key, Object] = {}
+        self.snapshots: dict[Key, Object] = {}
         self.guards: set[str] = set()  # namespaces that have a budget
         self.claims: dict[tuple[str, str], Object] = {}
         self.events: list[PodEvent] = []
@@ -184,6 +186,36 @@ class MemoryCluster:
         self.on_change("Migration", "MODIFIED", copy.deepcopy(obj))
         return copy.deepcopy(obj)
 
+    async def set_snapshot_metadata(self, snap: Snap, metadata: Object) -> Object:
+        obj = self._snapshot(snap)
+        self.writes.append("snapshot hold")
+        obj["metadata"] |= copy.deepcopy(metadata)
+        return self._snapshot_changed(obj)
+
+    async def write_snapshot_status(self, snap: Snap, patch: Object) -> Object:
+        obj = self._snapshot(snap)
+        self.writes.append("snapshot status")
+        status = {**obj.get("status", {}), **copy.deepcopy(patch)}
+        obj["status"] = {key: value for key, value in status.items() if value is not None}
+        return self._snapshot_changed(obj)
+
+    def _snapshot(self, snap: Snap) -> Object:
+        obj = self.snapshots.get(snap.key)
+        if obj is None or obj["metadata"]["uid"] != snap.uid:
+            raise NotFound(404, f'snapshots "{snap.name}" not found')
+        if obj["metadata"]["resourceVersion"] != snap.version:
+            raise Conflict(409, "the snapshot has changed")
+        return obj
+
+    def _snapshot_changed(self, obj: Object) -> Object:
+        self._stamp(obj)
+        meta = obj["metadata"]
+        gone = "deletionTimestamp" in meta and not meta["finalizers"]
+        if gone:
+            del self.snapshots[meta["namespace"], meta["name"]]
+        self.on_change("Snapshot", "DELETED" if gone else "MODIFIED", copy.deepcopy(obj))
+        return copy.deepcopy(obj)
+
     async def machine_names(self) -> set[Key]:
         return set(self.machines)
 
@@ -243,6 +275,18 @@ class MemoryCluster:
     def delete_migration(self, namespace: str, name: str) -> None:
         obj = self.migrations.pop((namespace, name))
         self.on_change("Migration", "DELETED", copy.deepcopy(obj))
+
+    def apply_snapshot(self, namespace: str, name: str, spec: Object) -> Object:
+        """Create the Snapshot."""
+        meta: dict[str, Any] = {"namespace": namespace, "name": name, "uid": self.new_uid(), "generation": 1}
+        meta |= {"creationTimestamp": format_time(self._clock()), "finalizers": []}
+        obj = self.snapshots[namespace, name] = {"metadata": meta, "spec": copy.deepcopy(spec)}
+        return self._snapshot_changed(obj)
+
+    def delete_snapshot(self, namespace: str, name: str) -> None:
+        obj = self.snapshots[namespace, name]
+        obj["metadata"].setdefault("deletionTimestamp", format_time(self._clock()))
+        self._snapshot_changed(obj)
 
     # scheduler and kubelet
 

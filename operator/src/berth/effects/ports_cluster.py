@@ -12,6 +12,7 @@ from berth.api.order import Order, SegmentMembers
 from berth.errors import Refused
 from berth.plan.moves import Move
 from berth.plan.segment import Segment
+from berth.plan.snaps import Snap
 from berth.plan.tell import Tell
 from berth.plan.world import Machine, Object, PodEvent
 
@@ -111,6 +112,14 @@ class ClusterPort(Protocol):
 
     async def remove_migration(self, move: Move) -> None:
         """Delete this very one; nothing to do when it is gone."""
+        ...
+
+    async def set_snapshot_metadata(self, snap: Snap, metadata: Object) -> Object:
+        """Merge into a Snapshot's metadata; Conflict when it is no longer at the version it was read at."""
+        ...
+
+    async def write_snapshot_status(self, snap: Snap, patch: Object) -> Object:
+        """Merge into a Snapshot's status; Conflict when it is no longer at the version it was read at."""
         ...
 
     async def machine_names(self) -> set[tuple[str, str]]:

@@ -25,7 +25,9 @@ from berth.plan import (
     orders,
     pending,
     restoring,
+    reverting,
     savedclaim,
+    taking,
 )
 from berth.plan.acts import (
     AddFinalizer,
@@ -71,7 +73,8 @@ _NOTHING: Final[Decision] = ((), False)
 
 def _steps(world: World, past: History, verdict: Verdict) -> Decision:
     before = history.stored(world)
-    if past.last_exit != before.last_exit or (past.saved is not None and past.saved != before.saved):
+    saved = past.saved is not None and past.saved != before.saved
+    if past.last_exit != before.last_exit or saved or past.revert != before.revert:
         return (), True
     others = (*migration.steps(world), *evacuation.steps(world))
     own, record = _own_steps(world, past, verdict)
@@ -169,6 +172,9 @@ def _why_end(world: World, berth: Pod, verdict: Verdict) -> str:
         return "spec.power is Suspended, and its guest has not run yet"  # else its node knows better, and is asked
     if history.restart_wanted(world, berth):
         return "a restart was asked for"
+    revert = reverting.wanted(world.machine, berth)
+    if revert is not None:
+        return f"a revert to Snapshot {revert.name} was asked for"
     if life(world) is Life.MOVED and world.incoming is None:
         return "the berth that its guest was handed over to is gone"
     if not berth.migration and _never_started(world, berth):
@@ -215,9 +221,9 @@ def _send(world: World, berth: Pod) -> Decision:
     if leases:
         return tuple(leases), False
     order = migration.source_order(world, berth, sends=migration.sends(world))
-    restores = order is not None and order.state is not None and order.state.restore is not None
-    if order is None or (restores and restoring.too_old(agent)):
+    if order is None or restoring.too_old_for(agent, order):
         return _NOTHING
+    order = taking.ordered(world, order)
     digest = orders.digest(order)
     if agent.sent == digest:
         return (() if _unplugs(agent) else tuple(networks.unneeded(world))), False
@@ -255,7 +261,7 @@ def _look_again(world: World, past: History, verdict: Verdict) -> float | None:
 
 
 def _moments(world: World, past: History, verdict: Verdict) -> list[datetime]:
-    found: list[datetime] = []
+    found = [snap.deadline for snap in world.snapshots if snap.deadline is not None and not snap.finished]
     berth, agent = world.berth, world.agent
     if isinstance(verdict, StartLater):
         found.append(verdict.at)

@@ -13,7 +13,7 @@ from typing import Final
 
 from berth.api.order import ReportCondition
 from berth.api.virtualmachine import Condition, ConditionStatus, ConditionType, Phase, Power
-from berth.plan import berths, compatible, diagnose, migration, networks, restoring
+from berth.plan import berths, compatible, diagnose, migration, networks, restoring, reverting
 from berth.plan import migratable as able
 from berth.plan.diagnose import Cause
 from berth.plan.history import (
@@ -243,6 +243,7 @@ PROGRESS: Final = frozenset(
         ),
         *("NotReady", "Paused", "ShuttingDown", "GuestEnding", "GuestEnded", "PoweredOff", "BackOff", "InProgress"),
         *("GuestPoweroff", "ShutDown", "ForcedOff", "Moved", "Arriving", "Saving", "Saved", "Suspended"),
+        *("Reverting", "SnapshotNotReady"),
     }
 )
 """Reasons that mean "not yet" or "as asked", never that something is wrong."""
@@ -351,6 +352,19 @@ def _said_before(world: World, kind: ConditionType) -> Finding | None:
     status = world.machine.status
     old = next((c for c in status.conditions if c.type == kind), None) if status is not None else None
     return Finding(kind, old.status, old.reason, old.message) if old is not None else None
+
+
+def reverted(world: World, history: History) -> list[Finding]:
+    """Whether it has gone back to the Snapshot that it was last asked to. Only told of one that was asked."""
+    trouble = reverting.trouble(world)
+    if trouble is not None:
+        return [_problem(_T.REVERTED, trouble.reason, trouble.message)]
+    revert = history.revert
+    if revert is None:
+        return []
+    if revert.done:
+        return [_true(_T.REVERTED, "Reverted", f"It has run from Snapshot {revert.name}.")]
+    return [_not_yet(_T.REVERTED, "Reverting", reverting.waits_for(world, revert))]
 
 
 def suspendable(world: World) -> list[Finding]:

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Final
 
 from berth.api.order import Fate, FateReason, GuestState
-from berth.api.savedstate import SavedStateStatus
+from berth.api.savedstate import RevertStatus, SavedStateStatus
 from berth.api.virtualmachine import LastExit, Power, Restart
-from berth.plan import backoff, hardware
+from berth.plan import backoff, hardware, reverting
 from berth.plan.fate import SAVED
 from berth.plan.world import RESTARTED_AT, Pod, World, format_time, parse_time
 
@@ -39,6 +39,11 @@ class History:
     last_exit: LastExit | None = None
     ending: int | None = None  # the start that was asked to end
     saved: SavedStateStatus | None = None  # what the next start begins with
+    revert: RevertStatus | None = None  # what it begins with in place of that, or an earlier one has begun with
+
+    @property
+    def reverts(self) -> bool:
+        return self.revert is not None and not self.revert.done
 
     @property
     def ended(self) -> bool:
@@ -92,11 +97,17 @@ def stored(world: World) -> History:
         last_exit=status.last_exit,
         ending=status.ending,
         saved=status.saved_state,
+        revert=status.revert,
     )
 
 
 def advance(world: World) -> History:
-    """What the status has to remember from now on."""
+    """What the status has to remember from now on. A revert takes the place of a state that was saved."""
+    history = replace(_advance(world), revert=reverting.remembered(world))
+    return replace(history, saved=None) if history.reverts else history
+
+
+def _advance(world: World) -> History:
     history, pod = stored(world), world.last_berth
     if pod is not None and pod.epoch > history.epoch and pod.migration:  # it was handed over to it: no new start
         history = replace(history, epoch=pod.epoch, ending=None)
@@ -136,10 +147,10 @@ def _saved(world: World, epoch: int, at: str, *, sure: bool) -> SavedStateStatus
     berth = world.last_berth
     if berth is None:
         return SavedStateStatus(epoch=epoch, at=at, sure=sure)
-    return SavedStateStatus(epoch=epoch, at=at, machine=berth.machine, hardware=_ran_with(world, berth), sure=sure)
+    return SavedStateStatus(epoch=epoch, at=at, machine=berth.machine, hardware=ran_with(world, berth), sure=sure)
 
 
-def _ran_with(world: World, berth: Pod) -> str:
+def ran_with(world: World, berth: Pod) -> str:
     """Of all that its start was resolved to, what its own node took."""
     found = hardware.from_text(berth.hardware)
     if found is None:
@@ -196,8 +207,10 @@ def _calm(world: World, history: History) -> History:
 
 
 def asked(world: World) -> bool:
-    """Whether the user wants the last berth to end: by its power, by deletion or by a restart."""
-    return world.wanted is Power.OFF or restart_wanted(world, world.last_berth)
+    """Whether the user wants the last berth to end: by its power, by deletion, by a restart or a revert."""
+    if world.wanted is Power.OFF or restart_wanted(world, world.last_berth):
+        return True
+    return reverting.wanted(world.machine, world.last_berth) is not None
 
 
 def restart_wanted(world: World, pod: Pod | None) -> bool:
@@ -252,6 +265,8 @@ def verdict(world: World, history: History) -> Verdict:
     if world.wanted is Power.SUSPENDED:
         return StaySuspended(history.saved.sure) if history.saved is not None else StayOff()
     exit_ = history.last_exit
+    if history.revert is not None and _reverts_now(world):
+        return StartNow("Revert", f"a revert to Snapshot {history.revert.name} was asked for")
     if history.saved is not None:
         return StartNow(
             "Restore", f"spec.power is {world.wanted}, and the state of start {history.saved.epoch} is kept"
@@ -265,6 +280,14 @@ def verdict(world: World, history: History) -> Verdict:
     if history.next_start_at and history.next_start_at > world.now:
         return StartLater(history.next_start_at)
     return StartNow("Restart", f"spec.restart, after the guest ended ({exit_.reason})")
+
+
+def _reverts_now(world: World) -> bool:
+    """Whether no start was made for it yet; one that failed is followed by others as any is."""
+    berth = world.last_berth
+    return reverting.pending(world.machine) is not None and (
+        berth is None or reverting.wanted(world.machine, berth) is not None
+    )
 
 
 def _asked_again(world: World, exit_: LastExit) -> bool:

@@ -21,6 +21,7 @@ from berth.plan.world import (
     MACHINE,
     MIGRATION,
     RESTARTED_AT,
+    REVERT,
     Object,
     Pod,
     World,
@@ -46,9 +47,9 @@ def pod(world: World, move: Move, source: Pod) -> Object | None:
         MIGRATION: move.uid,
         INCOMING: f"{source.node} {source.epoch}",
     }
-    meta["annotations"].pop(RESTARTED_AT, None)
-    if source.restart_request:
-        meta["annotations"][RESTARTED_AT] = source.restart_request
+    for name, answered in ((RESTARTED_AT, source.restart_request), (REVERT, source.revert)):
+        meta["annotations"].pop(name, None)  # it answers what the source did
+        meta["annotations"] |= {name: answered} if answered else {}
     spec["readinessGates"] = [{"conditionType": GATE}]
     spec["nodeSelector"] = {**spec.get("nodeSelector", {}), **_selector(move.spec.target)}
     target = move.spec.target.node_name if move.spec.target is not None else None

@@ -27,7 +27,7 @@ from berth.api.order import (
 )
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import Power, VirtualMachineSpec
-from berth.plan import berthpod, hardware, networks, suspendable
+from berth.plan import berthpod, hardware, networks, reverting, suspendable
 from berth.plan.segment import Segment, SegmentKey
 from berth.plan.world import Cluster, Machine, Pod, frozen_spec
 
@@ -62,16 +62,19 @@ def order(
 
 
 def _state(machine: Machine, frozen: VirtualMachineSpec, pod: Pod) -> StateOrder | None:
-    """Its volume; whether to save now, and what to begin with: the state of an earlier start that the status names."""
+    """Its volume; whether to save now, and what to begin with: the Snapshot that the berth was made for, else the state
+    of an earlier start that the status names."""
     if frozen.saved_state is None:
         return None
     known = machine.status.saved_state if machine.status is not None else None
-    begins = known if known is not None and known.epoch < pod.epoch else None
+    revert = reverting.order(pod)
+    begins = known if known is not None and known.epoch < pod.epoch and revert is None else None
     return StateOrder(
         folder=berthpod.SAVED,
         save=suspendable.wanted(machine.spec) and suspendable.of_spec(frozen).able,
         restore=begins.epoch if begins is not None else None,
         sure=begins.sure if begins is not None else True,
+        revert=revert,
     )
 
 

@@ -1,4 +1,5 @@
-"""A machine's saved state as the controller sees it: what its next start is made from, whether it could be saved.
+"""A machine's saved state, or the Snapshot it goes back to, as the controller sees it: what its next start is made
+from, and whether it could be saved.
 
 Called by cluster.py and conditions.py. A state fits no other hardware than its own: what was changed meanwhile waits on
 for a boot, as it would have, had the machine run on. Pure.
@@ -8,18 +9,20 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from berth.api.order import Order
 from berth.api.virtualmachine import ConditionType, Phase, Power, VirtualMachineSpec
+from berth.plan import reverting
 from berth.plan import suspendable as able
 from berth.plan.world import Agent, Machine, World, frozen_spec
 
 
 def spec(machine: Machine) -> VirtualMachineSpec | None:
     """Where it may run is as it is wanted now, in any case."""
-    saved = machine.status.saved_state if machine.status is not None else None
-    if machine.spec is None or saved is None or not saved.machine:
+    ran_with = _begins_with(machine)[0]
+    if machine.spec is None or not ran_with:
         return machine.spec
     try:
-        frozen = VirtualMachineSpec.model_validate_json(saved.machine)
+        frozen = VirtualMachineSpec.model_validate_json(ran_with)
     except ValidationError:
         return machine.spec
     return frozen.model_copy(update={"placement": machine.spec.placement})
@@ -27,8 +30,16 @@ def spec(machine: Machine) -> VirtualMachineSpec | None:
 
 def hardware(machine: Machine) -> str:
     """The machine type and CPU that its state was saved with; empty for a machine that boots."""
+    return _begins_with(machine)[1]
+
+
+def _begins_with(machine: Machine) -> tuple[str, str]:
+    """The spec, and the machine type and CPU, of the guest whose memory the next start restores."""
+    revert = reverting.pending(machine)
+    if revert is not None:
+        return revert.machine, revert.hardware
     saved = machine.status.saved_state if machine.status is not None else None
-    return saved.hardware if saved is not None else ""
+    return (saved.machine, saved.hardware) if saved is not None else ("", "")
 
 
 def too_old(agent: Agent | None) -> str:
@@ -37,6 +48,14 @@ def too_old(agent: Agent | None) -> str:
     if agent is None or not agent.connected or agent.facts is None or agent.facts.states:
         return ""
     return f"The agent of node {agent.node} cannot save and restore machines. Next: upgrade the agents."
+
+
+def too_old_for(agent: Agent | None, order: Order) -> str:
+    """Why this agent would boot what this order wants restored or reverted; empty when it would not."""
+    state = order.state
+    if state is None or (state.restore is None and state.revert is None):
+        return ""
+    return too_old(agent) or (reverting.too_old(agent) if state.revert is not None else "")
 
 
 def suspendable(world: World) -> able.Answer | None:

@@ -44,14 +44,21 @@ def status(world: World, history: History, verdict: Verdict) -> VirtualMachineSt
         next_start_at=_time(history.next_start_at),
         last_exit=history.last_exit,
         saved_state=history.saved,
+        revert=history.revert,
         pending_changes=_pending(world) if living and not isinstance(verdict, StayOff) else [],
         machine_type=_machine_type(world),
         cpu_model=_cpu_model(world) if living else None,
         incompatible_nodes=sorted(compatible.move_troubles(world))[:MOST_NODES] if living else [],
         guest=_guest(world, seen.life, living),
         nics=nics.statuses(world, living=living),
-        conditions=_stamp(world, [*found, *conditions.suspendable(world), conditions.migratable(world)]),
+        conditions=_stamp(world, _all_findings(world, history, found)),
     )
+
+
+def _all_findings(world: World, history: History, found: list[Finding]) -> list[Finding]:
+    """The prerequisites, and what else a machine tells of what can be done with it."""
+    more = (*conditions.reverted(world, history), *conditions.suspendable(world), conditions.migratable(world))
+    return [*found, *more]
 
 
 def _time(moment: datetime | None) -> str | None:
@@ -148,8 +155,11 @@ def urgency(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> Urge
     return Urgency.NOW
 
 
+_NO_PREREQUISITE: Final = (ConditionType.REVERTED, ConditionType.SUSPENDABLE, ConditionType.MIGRATABLE)
+
+
 def _prerequisites(status: VirtualMachineStatus) -> list[Condition]:
-    return [c for c in status.conditions if c.type not in (ConditionType.SUSPENDABLE, ConditionType.MIGRATABLE)]
+    return [c for c in status.conditions if c.type not in _NO_PREREQUISITE]
 
 
 def _same_words(old: VirtualMachineStatus, new: VirtualMachineStatus) -> bool:
@@ -157,7 +167,8 @@ def _same_words(old: VirtualMachineStatus, new: VirtualMachineStatus) -> bool:
 
     def gist(s: VirtualMachineStatus) -> tuple[Any, ...]:
         said = tuple((c.type, c.status, c.reason) for c in s.conditions)
-        return s.phase, s.epoch, s.restarts, s.last_exit, s.next_start_at, s.pending_changes, s.saved_state, said
+        past = s.restarts, s.last_exit, s.next_start_at, s.saved_state, s.revert
+        return s.phase, s.epoch, past, s.pending_changes, said
 
     return gist(old) == gist(new)
 

@@ -28,8 +28,13 @@ def of_spec(spec: VirtualMachineSpec) -> Answer:
             "There is no volume to save its state to. Next: give spec.savedState and restart it, or set another power."
         )
         return Answer(False, "NoSavedState", text)
-    troubles = [_disk(disk) for disk in spec.disks] + [_nic(nic) for nic in spec.nics]
+    troubles = [*map(_disk, spec.disks), of_nics(spec)]
     return next((trouble for trouble in troubles if trouble is not None), _ABLE)
+
+
+def of_nics(spec: VirtualMachineSpec) -> Answer | None:
+    """Why its devices' state could not be restored elsewhere; None when it could."""
+    return next((trouble for nic in spec.nics if (trouble := _nic(nic)) is not None), None)
 
 
 def answer(frozen: VirtualMachineSpec | None, live: VirtualMachineSpec) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from berth.api.savedstate import RevertStatus
 from berth.api.virtualmachine import Phase, VirtualMachineStatus
 from berth.plan.conditions import PROGRESS
 
@@ -47,6 +48,8 @@ def tells(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> list[T
             told.append(Tell(c.reason, c.message, warning=True))
     if old is not None and old.saved_state is not None and new.saved_state is None:
         told.append(_unsaved(old.saved_state.epoch, new))
+    if new.revert is not None and new.revert.done and (old is None or old.revert != new.revert):
+        told.append(_reverted(new.revert, new))
     if old is not None and old.phase is Phase.MIGRATING and new.phase in (Phase.RUNNING, Phase.PAUSED):
         told.append(_moved(old, new))
     elif new.phase in _PHASES and (old is None or old.phase != new.phase):
@@ -54,7 +57,15 @@ def tells(old: VirtualMachineStatus | None, new: VirtualMachineStatus) -> list[T
     return told
 
 
+def _reverted(revert: RevertStatus, new: VirtualMachineStatus) -> Tell:
+    how = "goes on from" if revert.memory else "booted from the disks of"
+    return Tell("Reverted", f"Start {new.epoch} {how} Snapshot {revert.name}: what came after it is gone.")
+
+
 def _unsaved(epoch: int, new: VirtualMachineStatus) -> Tell:
+    if new.revert is not None and not new.revert.done:
+        text = f"The saved state of start {epoch} is given up: the machine goes back to Snapshot {new.revert.name}."
+        return Tell("StateDiscarded", text, warning=True)
     if new.phase is Phase.STOPPED:
         text = f"The saved state of start {epoch} is given up: power is Off. Its file goes with the next start."
         return Tell("StateDiscarded", text, warning=True)

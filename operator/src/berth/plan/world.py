@@ -23,6 +23,7 @@ from berth.plan.cpu_baseline import FLOOR
 from berth.plan.hosts import Host, Kind
 from berth.plan.moves import Move
 from berth.plan.segment import Segment, SegmentKey
+from berth.plan.snaps import Snap
 from berth.plan.times import format_time as format_time
 from berth.plan.times import parse_time as parse_time
 
@@ -35,6 +36,8 @@ EPOCH: Final = f"{GROUP}/epoch"
 HARDWARE: Final = f"{GROUP}/hardware"
 EMULATION: Final = f"{GROUP}/emulation"
 RESTARTED_AT: Final = f"{GROUP}/restartedAt"
+REVERT: Final = f"{GROUP}/revert"
+"""On a machine: the Snapshot to go back to. On its berth: what of that it was made for."""
 KVM_LABEL: Final = f"{GROUP}/kvm"
 VM_LABEL: Final = f"{GROUP}/vm"
 VM_UID_LABEL: Final = f"{GROUP}/vm-uid"
@@ -156,6 +159,7 @@ class Pod:
     emulation: str = ""
     restarted_at: datetime | None = None  # the machine's last restart request when this berth was made
     restart_request: str = ""  # the same, as it was written
+    revert: str = ""  # the annotation: JSON of the revert that its start begins with
     migration: str = ""  # the uid of the Migration that it was made for
     came_from: tuple[str, int] = ("", 0)  # with a migration: the source's node and epoch
     gated: bool = False  # it has the readiness gate
@@ -204,6 +208,7 @@ def read_pod(obj: Object) -> Pod:
         emulation=annotations.get(EMULATION, ""),
         restarted_at=parse_time(annotations.get(RESTARTED_AT)),
         restart_request=annotations.get(RESTARTED_AT, ""),
+        revert=annotations.get(REVERT, ""),
         migration=annotations.get(MIGRATION, ""),
         came_from=_came_from(annotations.get(INCOMING, "")),
         gated=gated,
@@ -336,6 +341,7 @@ class World:
     agents: Mapping[str, Agent] = field(default_factory=dict)  # of the nodes of all its berths
     move_refusal: Refusal | None = None  # the API server's last answer to the incoming berth, when it was no
     move_events: tuple[PodEvent, ...] = ()  # of an incoming berth that is stuck
+    snapshots: tuple[Snap, ...] = ()  # all of its Snapshots, who comes first first
     idle_doors: Mapping[str, datetime] = field(default_factory=dict)  # pod's uid → since when nothing goes through
 
     @property
