@@ -155,6 +155,13 @@ def tiny(name: str, *, args: str = "", **spec: Any) -> Json:
     }
 
 
+def away_from(node: str) -> Json:
+    """A placement on any other node."""
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]}]}
+    required = {"nodeSelectorTerms": [term]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}
+
+
 @dataclass(frozen=True)
 class Machine:
     """One VirtualMachine under test."""
@@ -213,6 +220,14 @@ class Machine:
     def berth(self) -> Json | None:
         name = self.status().get("berth")
         return self.cluster.get(f"/api/v1/namespaces/{self.namespace}/pods/{name}") if name else None
+
+    def berth_does(self, command: str, *words: str, seconds: int = 90) -> str:
+        """A command of `berth` about this machine, carried out to its end; what it says."""
+        wait_for = ("-n", self.namespace, "--wait", "--timeout", str(seconds))
+        done = self.cluster.berth(command, self.name, *words, *wait_for)
+        if done.returncode != 0:
+            raise AssertionError(f"berth {command} {self.name}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def log(self) -> str:
         """The guest's serial console, as `kubectl logs` shows it."""

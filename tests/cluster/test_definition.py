@@ -21,6 +21,7 @@ from testbed.kube import ROOT, Cluster, wait
 from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
 from tests.unit.api.bad_migrations import BAD_MIGRATIONS, migration
 from tests.unit.api.bad_networks import BAD_NETWORKS, network
+from tests.unit.api.bad_snapshots import BAD_SNAPSHOTS, snapshot
 
 GROUP = f"t{uuid.uuid4().hex[:6]}.test.berth.dev"
 
@@ -79,6 +80,27 @@ def test_a_bad_migration_is_refused_by_the_api_server(cluster: Cluster, bad: Bad
     assert bad.path in done.stderr
     for words in bad.server or bad.said:
         assert words in done.stderr
+
+
+@pytest.mark.parametrize("bad", BAD_SNAPSHOTS, ids=lambda bad: bad.name)
+def test_a_bad_snapshot_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> None:
+    done = create(cluster, manifest(bad.spec, kind="Snapshot"))
+    assert done.returncode != 0, done.stdout
+    assert bad.path in done.stderr
+    for words in bad.server or bad.said:
+        assert words in done.stderr
+
+
+def test_a_snapshot_is_taken_with_its_defaults_and_never_changed(cluster: Cluster) -> None:
+    name = f"fixed-{uuid.uuid4().hex[:8]}"
+    cluster.apply({**manifest(snapshot(), name, kind="Snapshot"), "apiVersion": f"{GROUP}/v1alpha1"})
+    made = json.loads(cluster.kubectl("get", f"snapshots.{GROUP}", name, "-o", "json"))
+    assert made["spec"] == {"vm": "web", "memory": True, "deadline": "30m"}
+    for change in ({"vm": "db"}, {"memory": False}, {"deadline": "1h"}):
+        patch = ("kubectl", "patch", f"snapshots.{GROUP}", name, "--type=merge", "-p", json.dumps({"spec": change}))
+        done = cluster.run(*patch)
+        assert done.returncode != 0
+        assert "cannot be changed" in done.stderr
 
 
 def test_a_migration_is_taken_with_its_defaults(cluster: Cluster) -> None:

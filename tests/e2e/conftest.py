@@ -70,3 +70,37 @@ def make(cluster: Cluster, namespace: str) -> Callable[..., Machine]:
         return Machine(cluster, namespace, manifest["metadata"]["name"])
 
     return apply
+
+
+@pytest.fixture
+def shared(cluster: Cluster, namespace: str) -> Iterator[str]:
+    """A claim on a folder that all nodes of the built-in cluster have."""
+    name = f"e2e-states-{uuid.uuid4().hex[:8]}"
+    size = {"storage": "1Gi"}
+    volume: Json = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": size,
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "",
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": f"/var/tmp/{name}", "type": "DirectoryOrCreate"},
+        },
+    }
+    claim: Json = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "states"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "",
+            "volumeName": name,
+            "resources": {"requests": size},
+        },
+    }
+    cluster.apply(volume)
+    cluster.apply(claim, namespace=namespace)
+    yield "states"
+    cluster.kubectl("delete", "pv", name, "--wait=false")

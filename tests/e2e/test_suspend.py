@@ -2,48 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
-
-from testbed.kube import Cluster, Json, Machine, tiny, wait
+from testbed.kube import Cluster, Json, Machine, away_from, tiny, wait
 
 Make = Callable[..., Machine]
-
-
-@pytest.fixture
-def shared(cluster: Cluster, namespace: str) -> Iterator[str]:
-    """A claim on a folder that all nodes of the built-in cluster have."""
-    name = f"e2e-states-{uuid.uuid4().hex[:8]}"
-    size = {"storage": "1Gi"}
-    volume: Json = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": size,
-            "accessModes": ["ReadWriteMany"],
-            "storageClassName": "",
-            "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": {"path": f"/var/tmp/{name}", "type": "DirectoryOrCreate"},
-        },
-    }
-    claim: Json = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "states"},
-        "spec": {
-            "accessModes": ["ReadWriteMany"],
-            "storageClassName": "",
-            "volumeName": name,
-            "resources": {"requests": size},
-        },
-    }
-    cluster.apply(volume)
-    cluster.apply(claim, namespace=namespace)
-    yield "states"
-    cluster.kubectl("delete", "pv", name, "--wait=false")
 
 
 def pods(vm: Machine) -> list[Json]:
@@ -55,23 +18,18 @@ def claims(vm: Machine) -> list[str]:
     return [claim["metadata"]["name"] for claim in found if "deletionTimestamp" not in claim["metadata"]]
 
 
-def berth(vm: Machine, command: str) -> None:
-    done = vm.cluster.berth(command, vm.name, "-n", vm.namespace, "--wait", "--timeout", "90")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_the_same_boot_before_and_after_on_a_claim_that_goes_with_the_machine(make: Make) -> None:
     vm = make(tiny("sleeper", savedState={"claim": {"size": "512Mi"}}))
     vm.wait_up()
     boot = vm.boot_id()
     assert vm.condition("Suspendable")["status"] == "True"
-    berth(vm, "suspend")
+    vm.berth_does("suspend")
     wait("its pod is gone", lambda: not pods(vm), 30)
     status = vm.status()
     assert (status["phase"], status["savedState"]["epoch"]) == ("Suspended", 1)
     assert "node" not in status
     assert claims(vm) == ["sleeper-saved-state"]
-    berth(vm, "resume")
+    vm.berth_does("resume")
     assert vm.boot_id() == boot
     assert vm.status()["epoch"] == 2
     wait("the state is used", lambda: "savedState" not in vm.status(), 15)
@@ -84,12 +42,9 @@ def test_it_goes_on_on_another_node(cluster: Cluster, make: Make, shared: str) -
     first = vm.wait_up()["node"]
     boot = vm.boot_id()
     vm.shell("echo kept >/tmp/in-memory")
-    berth(vm, "suspend")
-    elsewhere = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [first]}
-    required = {"nodeSelectorTerms": [{"matchExpressions": [elsewhere]}]}
-    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    vm.patch({"placement": {"affinity": affinity}})
-    berth(vm, "resume")
+    vm.berth_does("suspend")
+    vm.patch({"placement": away_from(first)})
+    vm.berth_does("resume")
     assert vm.status()["node"] != first
     assert vm.boot_id() == boot
     assert vm.shell("cat /tmp/in-memory").strip() == "kept"

@@ -9,6 +9,7 @@ import pytest
 
 from berth.plan.world import REVERT
 from tests.scenario.controller_world import KEY, NAMESPACE
+from tests.scenario.moving_world import MovingWorld
 from tests.scenario.snapshot_world import VOLUME, SnapshotWorld
 
 
@@ -155,6 +156,30 @@ def test_an_agent_that_knows_no_snapshots_gets_no_order_for_one() -> None:
     world.saves_states = True
     world.settle(until=lambda: world.of("before").get("phase") == "Ready")
     assert world.volume
+
+
+def test_a_move_goes_first() -> None:
+    world = MovingWorld()
+    world.apply(**VOLUME)
+    world.settle(until=lambda: world.status.get("phase") == "Running")
+    world.move()
+    world.settle(until=lambda: world.status.get("phase") == "Migrating")
+    world.cluster.apply_snapshot(NAMESPACE, "before", {"vm": "web"})
+    world.deliver()
+    world.reconcile()
+    told = world.cluster.snapshots[NAMESPACE, "before"]["status"]
+    assert (told["phase"], told["reason"]) == ("Pending", "Migrating")
+    ordered: set[str] = set()
+
+    def over() -> bool:
+        for node in world.nodes.values():
+            for order in node.orders.values():
+                if order.state is not None and order.state.snapshot is not None:
+                    ordered.add(f"{node.name} {world.migration()['phase']}")
+        return bool(ordered)
+
+    world.settle(until=over)
+    assert ordered == {"b Succeeded"}, "of the guest in its new place, and of no other"
 
 
 def test_a_silent_agent_changes_nothing_that_is_under_way() -> None:

@@ -16,6 +16,7 @@ from berth.plan import world
 from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
 from tests.unit.api.bad_migrations import BAD_MIGRATIONS, migration
 from tests.unit.api.bad_networks import BAD_NETWORKS, network
+from tests.unit.api.bad_snapshots import BAD_SNAPSHOTS, snapshot
 
 
 def problems(data: dict[str, Any]) -> list[validate.Problem]:
@@ -39,6 +40,20 @@ def test_a_bad_network_is_refused_with_path_limit_and_value(bad: Bad) -> None:
     text = "\n".join(map(str, found))
     for words in bad.said:
         assert words in text
+
+
+@pytest.mark.parametrize("bad", BAD_SNAPSHOTS, ids=lambda bad: bad.name)
+def test_a_bad_snapshot_is_refused_with_path_limit_and_value(bad: Bad) -> None:
+    found = problems(manifest(bad.spec, kind="Snapshot"))
+    assert bad.path in [p.path for p in found]
+    text = "\n".join(map(str, found))
+    for words in bad.said:
+        assert words in text
+
+
+@pytest.mark.parametrize("spec", [snapshot(), snapshot(memory=False, deadline="24h")])
+def test_a_good_snapshot_is_taken(spec: dict[str, Any]) -> None:
+    assert problems(manifest(spec, kind="Snapshot")) == []
 
 
 @pytest.mark.parametrize("bad", BAD_MIGRATIONS, ids=lambda bad: bad.name)
