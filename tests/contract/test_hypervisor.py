@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from berth.api.order import OrderPower
@@ -45,6 +46,15 @@ def test_nothing_is_there_at_first(bench: Bench) -> None:
     assert bench.hypervisor.domains() == []
     assert bench.hypervisor.domain(UNKNOWN) is None
     assert bench.hypervisor.versions().libvirt
+
+
+def test_what_somebody_else_runs_is_none_of_ours() -> None:
+    """libvirt's test driver comes with a domain."""
+    foreign = libvirt.open("test:///default").lookupByName("test").UUIDString()
+    made = libvirtd.TestDriver()
+    assert made.domain(foreign) is None
+    assert made.domains() == []
+    made.close()
 
 
 def test_a_domain_is_created_paused_and_only_once(bench: Bench) -> None:

@@ -63,8 +63,7 @@ class Libvirt:
         with self._asking("list the domains") as connection:
             active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
             self._forget_others({(domain.UUIDString(), domain.ID()) for domain in active})
-            found = [observed for domain in active if (observed := self._observe(domain)) is not None]
-        return [observed for observed in found if metadata.NAMESPACE in observed.xml]
+            return [observed for domain in active if (observed := self._observe(domain)) is not None]
 
     def domain(self, uid: str) -> ObservedDomain | None:
         with self._asking(f"look at domain {uid}") as connection:
@@ -217,7 +216,7 @@ class Libvirt:
             raise translated from error
 
     def _observe(self, domain: Any) -> ObservedDomain | None:
-        """The domain as it is now; None when it went meanwhile."""
+        """The domain as it is now; None when it went meanwhile, and when it is none of ours."""
         try:
             state, detail = libvirt_words.state(*domain.state())
             key = (domain.UUIDString(), domain.ID())
@@ -232,7 +231,7 @@ class Libvirt:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
-        return ObservedDomain(key[0], domain.name(), state, xml, detail)
+        return ObservedDomain(key[0], domain.name(), state, xml, detail) if metadata.NAMESPACE in xml else None
 
     def _forget_others(self, keep: set[tuple[str, int]]) -> None:
         with self._lock:
