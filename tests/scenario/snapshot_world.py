@@ -29,9 +29,8 @@ class Kept:
 class SnapshotWorld(World):
     def __init__(self) -> None:
         self.volume: dict[str, Kept] = {}  # by the Snapshot's uid
-        self.mark = ""  # the last revert that was carried out
+        self.marks: list[str] = []  # the reverts that were carried out
         self.disk = 0
-        self.reverts = 0  # how often a disk was written back
         self.taking: dict[str, int] = {}  # how many steps of it are done
         self.fails: tuple[str, str] | None = None
         self.last_step = len(STEPS)  # how far an agent gets
@@ -58,6 +57,15 @@ class SnapshotWorld(World):
 
     def ask(self, request: str, **spec: Any) -> None:
         self.apply({REVERT: request}, **{**VOLUME, **spec})
+
+    @property
+    def mark(self) -> str:
+        return self.marks[-1] if self.marks else ""
+
+    @property
+    def reverts(self) -> int:
+        """How often a disk was written back."""
+        return len(self.marks)
 
     # the agents
 
@@ -94,8 +102,8 @@ class SnapshotWorld(World):
         self.report(node, order, GuestState.RUNNING)
 
     def _go_back(self, guest: Guest, revert: RevertOrder, kept: Kept) -> None:
-        self.disk, self.mark = kept.disk, revert.request
-        self.reverts += 1
+        self.disk = kept.disk
+        self.marks.append(revert.request)
         if revert.memory and kept.memory:
             guest.boot = kept.boot
 

@@ -29,10 +29,13 @@ class Chaos(RuleBasedStateMachine):
 
     @initialize(restart=st.sampled_from(["Always", "OnFailure", "Never"]))
     def begin(self, restart: str) -> None:
-        self.world = World()
+        self.world = self.make_world()
         self.spec: dict[str, Any] = {"restart": restart, "savedState": {"pvc": {"claimName": "states"}}}
         self.deleted = False
         self.world.apply(**self.spec)
+
+    def make_world(self) -> World:
+        return World()
 
     # the controller
 
