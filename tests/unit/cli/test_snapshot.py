@@ -88,6 +88,24 @@ def test_the_same_name_twice_is_refused(server: Server, run: Run, capsys: pytest
     assert "already exists" in capsys.readouterr().err
 
 
+def test_why_tells_of_one_that_is_under_way_and_of_a_revert(
+    server: Server, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(server, "half", {"phase": "Copying", "percent": 40})
+    put(server, "old", READY)
+    put(server, "others", {"phase": "Copying"}, vm="db")
+    asked = {"type": "Reverted", "status": "False", "reason": "SnapshotMissing", "message": "None. Next: look again."}
+    ready = {"type": "Ready", "status": "True", "reason": "Ready"}
+    server.objects[f"{VMS}/web"]["status"]["conditions"] = [ready, asked]
+    assert run("why", "web") == 1
+    out = capsys.readouterr().out
+    assert "half" in out
+    assert "40%" in out
+    assert "old" not in out
+    assert "others" not in out
+    assert "Next: look again." in out
+
+
 def test_the_list(server: Server, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     put(server, "before", READY)
     put(server, "others", {"phase": "Failed", "message": "no"}, vm="db")

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.plan.world import Object, format_time, parse_time, read_machine, read_pod, read_spec, read_status
+from berth.api.virtualmachine import VirtualMachineStatus
+from berth.plan import stored
+from berth.plan.world import Object, format_time, parse_time, read_machine, read_pod, read_spec
 from tests.unit.plan.cluster_worlds import KERNEL, vm
 
 JSON = st.recursive(
@@ -39,10 +41,12 @@ def test_a_broken_rule_names_path_limit_and_value() -> None:
 
 
 def test_a_status_of_another_version_is_read_as_far_as_possible() -> None:
-    status = read_status({"phase": "Running", "epoch": 7, "node": "n", "new": 1, "conditions": [{"odd": 1}]})
+    status = stored.read(
+        VirtualMachineStatus, {"phase": "Running", "epoch": 7, "node": "n", "new": 1, "conditions": [{"odd": 1}]}
+    )
     assert status is not None
     assert (status.epoch, status.node, status.conditions) == (7, "n", [])
-    assert read_status({}) is None
+    assert stored.read(VirtualMachineStatus, {}) is None
 
 
 def test_times() -> None:

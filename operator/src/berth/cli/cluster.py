@@ -77,7 +77,10 @@ class Cluster:
         return self.call("PATCH", f"{self._migrations()}/{name}", body=body)
 
     def snapshots(self) -> list[Json]:
-        return list(self.call("GET", self._snapshots())["items"])
+        try:
+            return list(self.call("GET", self._snapshots())["items"])
+        except NotThere:  # the chart of before
+            return []
 
     def snapshot(self, name: str) -> Json:
         try:

@@ -101,6 +101,10 @@ def phase(snap: Json) -> SnapshotPhase:
     return SnapshotPhase((snap.get("status") or {}).get("phase", SnapshotPhase.PENDING))
 
 
+def is_under_way(snap: Json) -> bool:
+    return phase(snap) not in (SnapshotPhase.READY, SnapshotPhase.FAILED)
+
+
 def _row(snap: Json, now: datetime) -> list[Text]:
     meta, spec, status = snap["metadata"], snap["spec"], snap.get("status") or {}
     cells = [meta["name"], spec.get("vm", ""), screen.coloured(phase(snap).value)]
@@ -115,7 +119,7 @@ def _follow(cluster: Cluster, name: str, timeout: float) -> None:
     while True:
         snap = cluster.snapshot(name)
         status = snap.get("status") or {}
-        now = (phase(snap).value, _told(status))
+        now = (phase(snap).value, told(snap))
         if now != shown:
             line = Text(f"{time.monotonic() - began:6.1f} s  ") + screen.coloured(now[0])
             screen.out.print(line + Text(f"  {now[1]}" if now[1] else ""))
@@ -127,8 +131,10 @@ def _follow(cluster: Cluster, name: str, timeout: float) -> None:
         _look_later(began, timeout, f"Snapshot {name} is not taken within {timeout:.0f} s; see `kubectl get vmsnap`")
 
 
-def _told(status: Json) -> str:
-    if status.get("phase") == SnapshotPhase.READY:
+def told(snap: Json) -> str:
+    """One line on how it is."""
+    status = snap.get("status") or {}
+    if phase(snap) is SnapshotPhase.READY:
         pause = f"; the guest stood still for {status['pauseMs']} ms" if status.get("pauseMs") else ""
         return f"{status.get('size', '')} in its volume{pause}"
     percent = f"{status['percent']}%" if status.get("percent") is not None else ""

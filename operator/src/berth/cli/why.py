@@ -5,6 +5,7 @@ Reads what the controller wrote; it judges nothing itself except whether what is
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from berth.api.virtualmachine import Power
-from berth.cli import screen
+from berth.cli import screen, snapshot
 from berth.cli.cluster import connect
 from berth.cli.listing import age
 from berth.cli.migrate import is_over, phase, told
@@ -41,7 +42,8 @@ def why_command(
     pod = cluster.pod(berth) if berth else None
     events = cluster.events(name, *([berth] if berth else []))
     moves = [m for m in cluster.migrations() if m["spec"].get("vm") == name and not is_over(m)]
-    show(vm, pod, events, datetime.now(UTC), moves)
+    snaps = [s for s in cluster.snapshots() if s["spec"].get("vm") == name and snapshot.is_under_way(s)]
+    show(vm, pod, events, datetime.now(UTC), moves, snaps)
     if not all_is_well(vm):
         raise typer.Exit(1)
 
@@ -54,6 +56,8 @@ def all_is_well(vm: Json) -> bool:
     conditions = {c["type"]: c["status"] for c in status.get("conditions") or ()}
     moving = power is not Power.OFF and status.get("phase") == "Migrating"
     if (status.get("phase") != _GOALS[power] and not moving) or conditions.get("SpecValid") == "False":
+        return False
+    if conditions.get("Reverted") == "False":
         return False
     return power is not Power.ON or conditions.get("Ready") == "True"
 
@@ -72,7 +76,14 @@ def next_step(vm: Json) -> str:
     return next((text.partition(NEXT)[2].strip() for text in texts if NEXT in text), "")
 
 
-def show(vm: Json, pod: Json | None, events: list[Json], now: datetime, moves: list[Json] | None = None) -> None:
+def show(
+    vm: Json,
+    pod: Json | None,
+    events: list[Json],
+    now: datetime,
+    moves: Sequence[Json] = (),
+    snaps: Sequence[Json] = (),
+) -> None:
     status, meta = vm.get("status") or {}, vm["metadata"]
     out = screen.out
     out.print(Text(f"{meta['namespace']}/{meta['name']}  ", style="bold") + screen.coloured(status.get("phase", "")))
@@ -83,7 +94,9 @@ def show(vm: Json, pod: Json | None, events: list[Json], now: datetime, moves: l
         _section("Interfaces", interfaces(vm, status))
     _section("Conditions", conditions(status, now))
     if moves:
-        _section("Moves", _moves(moves))
+        _section("Moves", _underway((move, phase(move).value, told(move)) for move in moves))
+    if snaps:
+        _section("Snapshots", _underway((snap, snapshot.phase(snap).value, snapshot.told(snap)) for snap in snaps))
     if status.get("pendingChanges"):
         _section("Changes that wait for the next start", "\n".join(f"  {p}" for p in status["pendingChanges"]))
     if events:
@@ -168,12 +181,12 @@ def conditions(status: Json, now: datetime) -> Table:
     return found
 
 
-def _moves(moves: list[Json]) -> Table:
+def _underway(rows: Iterable[tuple[Json, str, str]]) -> Table:
     found = Table(box=None, show_header=False, pad_edge=True)
     for _ in range(3):
         found.add_column(overflow="fold", no_wrap=_ < 2)
-    for move in moves:
-        found.add_row(move["metadata"]["name"], screen.coloured(phase(move).value), Text(told(move)))
+    for obj, word, message in rows:
+        found.add_row(obj["metadata"]["name"], screen.coloured(word), Text(message))
     return found
 
 

@@ -17,6 +17,7 @@ from berth.api import crd, validate
 from berth.api.duration import to_ms
 from berth.api.migration import FINISHED, OWN, MigrationPhase, MigrationSpec, MigrationStatus, Priority
 from berth.api.virtualmachine import Condition
+from berth.plan import stored
 from berth.plan.times import parse_time
 
 Object = dict[str, Any]
@@ -125,19 +126,8 @@ def read(obj: Object) -> Move:
         created=parse_time(meta.get("creationTimestamp")),
         deleted=bool(meta.get("deletionTimestamp")),
         own=OWN.items() <= (meta.get("labels") or {}).items(),
-        status=_read_status(obj.get("status")),
+        status=stored.read(MigrationStatus, obj.get("status")),
     )
-
-
-def _read_status(status: Object | None) -> MigrationStatus | None:
-    """A part that this version cannot read is left out."""
-    if not status:
-        return None
-    try:
-        return MigrationStatus.model_validate(status)
-    except ValidationError as error:
-        bad = {str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"]}
-        return MigrationStatus.model_validate({k: v for k, v in status.items() if k not in bad})
 
 
 def turn(mine: Move, source: str | None, others: Iterable[Move], limits: Limits) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from berth.api import crd, validate
 from berth.api.network import Lease, NetworkSpec, NetworkStatus
+from berth.plan import stored
 
 Object = dict[str, Any]
 SegmentKey = tuple[str, str]
@@ -84,11 +85,7 @@ def _read_status(status: Object | None) -> NetworkStatus | None:
             leases.append(Lease.model_validate({k: v for k, v in lease.items() if k in _LEASE_FIELDS}))
         except ValidationError:
             continue
-    try:
-        rest = NetworkStatus.model_validate({k: v for k, v in status.items() if k != "leases"})
-    except ValidationError as error:
-        bad = {str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"]}
-        rest = NetworkStatus.model_validate({k: v for k, v in status.items() if k not in bad and k != "leases"})
+    rest = stored.read(NetworkStatus, {k: v for k, v in status.items() if k != "leases"}) or NetworkStatus()
     return rest.model_copy(update={"leases": leases})
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from berth.api import crd, validate
 from berth.api.duration import to_ms
 from berth.api.snapshot import FINALIZER, SnapshotPhase, SnapshotSpec, SnapshotStatus
+from berth.plan import stored
 from berth.plan.times import parse_time
 
 Object = dict[str, Any]
@@ -107,16 +108,5 @@ def read(obj: Object) -> Snap:
         created=parse_time(meta.get("creationTimestamp")),
         deleted=bool(meta.get("deletionTimestamp")),
         finalizers=tuple(meta.get("finalizers") or ()),
-        status=_read_status(obj.get("status")),
+        status=stored.read(SnapshotStatus, obj.get("status")),
     )
-
-
-def _read_status(status: Object | None) -> SnapshotStatus | None:
-    """A part that this version cannot read is left out."""
-    if not status:
-        return None
-    try:
-        return SnapshotStatus.model_validate(status)
-    except ValidationError as error:
-        bad = {str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"]}
-        return SnapshotStatus.model_validate({k: v for k, v in status.items() if k not in bad})

@@ -18,7 +18,7 @@ from berth.api import validate
 from berth.api.base import API_VERSION, GROUP
 from berth.api.order import Emulation, NodeFacts, Report
 from berth.api.virtualmachine import KIND, Power, VirtualMachineSpec, VirtualMachineStatus
-from berth.plan import suspendable
+from berth.plan import stored, suspendable
 from berth.plan.cpu_baseline import FLOOR
 from berth.plan.hosts import Host, Kind
 from berth.plan.moves import Move
@@ -103,7 +103,7 @@ def read_machine(obj: Object) -> Machine:
         finalizers=tuple(meta.get("finalizers") or ()),
         created=parse_time(meta.get("creationTimestamp")),
         deleted=parse_time(meta.get("deletionTimestamp")),
-        status=read_status(obj.get("status")),
+        status=stored.read(VirtualMachineStatus, obj.get("status")),
         version=str(meta.get("resourceVersion") or ""),
     )
 
@@ -114,17 +114,6 @@ def read_spec(spec: Object) -> tuple[VirtualMachineSpec | None, str]:
         return VirtualMachineSpec.model_validate(spec), ""
     except ValidationError as error:
         return None, "; ".join(map(str, validate.told(error, "spec")[:5]))
-
-
-def read_status(status: Object | None) -> VirtualMachineStatus | None:
-    """The stored status. A part that this version cannot read (another one wrote it) is left out, the rest kept."""
-    if not status:
-        return None
-    try:
-        return VirtualMachineStatus.model_validate(status)
-    except ValidationError as error:
-        bad = {str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"]}
-        return VirtualMachineStatus.model_validate({k: v for k, v in status.items() if k not in bad})
 
 
 @dataclass(frozen=True, slots=True)
