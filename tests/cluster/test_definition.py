@@ -18,10 +18,11 @@ import yaml
 
 from berth.api import crd
 from testbed.kube import ROOT, Cluster, wait
-from tests.unit.api.bad_inputs import BAD, Bad, good, manifest
-from tests.unit.api.bad_migrations import BAD_MIGRATIONS, migration
-from tests.unit.api.bad_networks import BAD_NETWORKS, network
-from tests.unit.api.bad_snapshots import BAD_SNAPSHOTS, snapshot
+from tests.unit.api.bad_inputs import Bad, good, manifest
+from tests.unit.api.bad_kinds import ROWS
+from tests.unit.api.bad_migrations import migration
+from tests.unit.api.bad_networks import network
+from tests.unit.api.bad_snapshots import snapshot
 
 GROUP = f"t{uuid.uuid4().hex[:6]}.test.berth.dev"
 
@@ -55,36 +56,9 @@ def create(cluster: Cluster, data: dict[str, Any]) -> subprocess.CompletedProces
     return cluster.run("kubectl", "create", "--dry-run=server", "-o", "json", "-f", "-", stdin=text)
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
-def test_bad_input_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> None:
-    done = create(cluster, manifest(bad.spec))
-    assert done.returncode != 0, done.stdout
-    assert bad.path in done.stderr
-    for words in bad.server or bad.said:
-        assert words in done.stderr
-
-
-@pytest.mark.parametrize("bad", BAD_NETWORKS, ids=lambda bad: bad.name)
-def test_a_bad_network_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> None:
-    done = create(cluster, manifest(bad.spec, kind="Network"))
-    assert done.returncode != 0, done.stdout
-    assert bad.path in done.stderr
-    for words in bad.server or bad.said:
-        assert words in done.stderr
-
-
-@pytest.mark.parametrize("bad", BAD_MIGRATIONS, ids=lambda bad: bad.name)
-def test_a_bad_migration_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> None:
-    done = create(cluster, manifest(bad.spec, kind="Migration"))
-    assert done.returncode != 0, done.stdout
-    assert bad.path in done.stderr
-    for words in bad.server or bad.said:
-        assert words in done.stderr
-
-
-@pytest.mark.parametrize("bad", BAD_SNAPSHOTS, ids=lambda bad: bad.name)
-def test_a_bad_snapshot_is_refused_by_the_api_server(cluster: Cluster, bad: Bad) -> None:
-    done = create(cluster, manifest(bad.spec, kind="Snapshot"))
+@pytest.mark.parametrize(("kind", "bad"), ROWS)
+def test_bad_input_is_refused_by_the_api_server(cluster: Cluster, kind: str, bad: Bad) -> None:
+    done = create(cluster, manifest(bad.spec, kind=kind))
     assert done.returncode != 0, done.stdout
     assert bad.path in done.stderr
     for words in bad.server or bad.said:

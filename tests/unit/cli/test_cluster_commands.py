@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from berth.cli.app import app
 from tests.unit.cli.server import Server, serve
 
 Json = dict[str, Any]
@@ -20,17 +18,6 @@ Run = Callable[..., int]
 def server(tmp_path: Path) -> Iterator[Server]:
     with serve(tmp_path) as running:
         yield running
-
-
-@pytest.fixture
-def run(server: Server, monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["berth", *words, "--kubeconfig", str(server.kubeconfig)])
-        with pytest.raises(SystemExit) as ended:
-            app()
-        return int(ended.value.code or 0)
-
-    return call
 
 
 def condition(kind: str, status: str, reason: str = "Because", message: str = "") -> Json:

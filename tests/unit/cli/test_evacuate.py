@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from berth.cli.app import app
 from tests.unit.cli.server import Server, serve
 from tests.unit.plan.test_leaving import node, pod, vm
 
 Json = dict[str, Any]
 BERTH = "/apis/berth.dev/v1alpha1"
+Run = Callable[..., int]
 
 
 @pytest.fixture
@@ -29,17 +28,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-def run(server: Server, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["berth", "evacuate", *words, "--kubeconfig", str(server.kubeconfig)])
-    with pytest.raises(SystemExit) as ended:
-        app()
-    return int(ended.value.code or 0)
-
-
-def test_a_plan_shows_and_changes_nothing(
-    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(server, monkeypatch, "a", "--plan") == 0
+def test_a_plan_shows_and_changes_nothing(server: Server, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evacuate", "a", "--plan") == 0
     said = capsys.readouterr().out
     web, kept = (next(line for line in said.splitlines() if name in line.split()) for name in ("web", "kept"))
     assert web.split()[2:4] == ["Move", "b"]
@@ -48,19 +38,15 @@ def test_a_plan_shows_and_changes_nothing(
     assert server.patches == []
 
 
-def test_it_cordons_the_node(
-    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(server, monkeypatch, "a") == 0
+def test_it_cordons_the_node(server: Server, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evacuate", "a") == 0
     assert server.objects["/api/v1/nodes/a"]["spec"]["unschedulable"] is True
     assert "kubectl uncordon a" in capsys.readouterr().out
     patches = len(server.patches)
-    assert run(server, monkeypatch, "a") == 0
+    assert run("evacuate", "a") == 0
     assert len(server.patches) == patches
 
 
-def test_a_node_that_is_not_there(
-    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(server, monkeypatch, "elsewhere") == 1
+def test_a_node_that_is_not_there(server: Server, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evacuate", "elsewhere") == 1
     assert "elsewhere" in capsys.readouterr().err

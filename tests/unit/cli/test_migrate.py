@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 
 from berth.api import validate
 from berth.api.migration import Migration
-from berth.cli.app import app
 from tests.unit.cli.server import MIGRATIONS, Server, serve
 
 Json = dict[str, Any]
@@ -23,17 +21,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
     with serve(tmp_path) as running:
         running.put("web", status={"phase": "Running", "observedGeneration": 1, "node": "n1"})
         yield running
-
-
-@pytest.fixture
-def run(server: Server, monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["berth", *words, "--kubeconfig", str(server.kubeconfig)])
-        with pytest.raises(SystemExit) as ended:
-            app()
-        return int(ended.value.code or 0)
-
-    return call
 
 
 def moves(server: Server) -> list[Json]:

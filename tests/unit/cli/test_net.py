@@ -8,9 +8,9 @@ import pytest
 
 from berth.cli.net import selects
 from tests.unit.cli.server import Server
-from tests.unit.cli.test_cluster_commands import Run, condition, run, running, server
+from tests.unit.cli.test_cluster_commands import Run, condition, running, server
 
-__all__ = ["run", "server"]  # fixtures
+__all__ = ["server"]  # a fixture
 Json = dict[str, Any]
 PODS = "/api/v1/namespaces/lab/pods"
 NICS = [
