@@ -17,7 +17,7 @@ from berth.api.kubernetes import Placement, Probe
 from berth.api.order import Emulation
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import VirtualMachineSpec
-from berth.plan import affinity, evicting, networks, reverting, savedclaim
+from berth.plan import affinity, evicting, networks, revert_request, savedclaim
 from berth.plan.hardware import Hardware, to_text
 from berth.plan.world import (
     COMPONENT,
@@ -137,7 +137,7 @@ def _metadata(
             MACHINE: freeze(spec),
             **({HARDWARE: to_text(hardware)} if hardware is not None else {}),
             **_restart_request(machine),
-            **reverting.annotation(machine),
+            **revert_request.annotation(machine),
             **_multus(machine, spec),
             "kubectl.kubernetes.io/default-container": CONTAINER,
         },

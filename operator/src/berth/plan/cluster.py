@@ -25,7 +25,7 @@ from berth.plan import (
     orders,
     pending,
     restoring,
-    reverting,
+    revert_request,
     savedclaim,
     taking,
 )
@@ -172,7 +172,7 @@ def _why_end(world: World, berth: Pod, verdict: Verdict) -> str:
         return "spec.power is Suspended, and its guest has not run yet"  # else its node knows better, and is asked
     if history.restart_wanted(world, berth):
         return "a restart was asked for"
-    revert = reverting.wanted(world.machine, berth)
+    revert = revert_request.wanted(world.machine, berth)
     if revert is not None:
         return f"a revert to Snapshot {revert.name} was asked for"
     if life(world) is Life.MOVED and world.incoming is None:

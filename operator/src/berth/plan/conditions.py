@@ -13,7 +13,7 @@ from typing import Final
 
 from berth.api.order import ReportCondition
 from berth.api.virtualmachine import Condition, ConditionStatus, ConditionType, Phase, Power
-from berth.plan import berths, compatible, diagnose, migration, networks, restoring, reverting
+from berth.plan import berths, compatible, diagnose, migration, networks, restoring, revert_request
 from berth.plan import migratable as able
 from berth.plan.diagnose import Cause
 from berth.plan.history import (
@@ -356,7 +356,7 @@ def _said_before(world: World, kind: ConditionType) -> Finding | None:
 
 def reverted(world: World, history: History) -> list[Finding]:
     """Whether it has gone back to the Snapshot that it was last asked to. Only told of one that was asked."""
-    trouble = reverting.trouble(world)
+    trouble = revert_request.trouble(world)
     if trouble is not None:
         return [_problem(_T.REVERTED, trouble.reason, trouble.message)]
     revert = history.revert
@@ -364,7 +364,7 @@ def reverted(world: World, history: History) -> list[Finding]:
         return []
     if revert.done:
         return [_true(_T.REVERTED, "Reverted", f"It has run from Snapshot {revert.name}.")]
-    return [_not_yet(_T.REVERTED, "Reverting", reverting.waits_for(world, revert))]
+    return [_not_yet(_T.REVERTED, "Reverting", revert_request.waits_for(world, revert))]
 
 
 def suspendable(world: World) -> list[Finding]:

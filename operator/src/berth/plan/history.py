@@ -14,7 +14,7 @@ from typing import Final
 from berth.api.order import Fate, FateReason, GuestState
 from berth.api.savedstate import RevertStatus, SavedStateStatus
 from berth.api.virtualmachine import LastExit, Power, Restart
-from berth.plan import backoff, hardware, reverting
+from berth.plan import backoff, hardware, revert_request
 from berth.plan.fate import SAVED
 from berth.plan.world import RESTARTED_AT, Pod, World, format_time, parse_time
 
@@ -103,7 +103,7 @@ def stored(world: World) -> History:
 
 def advance(world: World) -> History:
     """What the status has to remember from now on. A revert takes the place of a state that was saved."""
-    history = replace(_advance(world), revert=reverting.remembered(world))
+    history = replace(_advance(world), revert=revert_request.remembered(world))
     return replace(history, saved=None) if history.reverts else history
 
 
@@ -210,7 +210,7 @@ def asked(world: World) -> bool:
     """Whether the user wants the last berth to end: by its power, by deletion, by a restart or a revert."""
     if world.wanted is Power.OFF or restart_wanted(world, world.last_berth):
         return True
-    return reverting.wanted(world.machine, world.last_berth) is not None
+    return revert_request.wanted(world.machine, world.last_berth) is not None
 
 
 def restart_wanted(world: World, pod: Pod | None) -> bool:
@@ -285,8 +285,8 @@ def verdict(world: World, history: History) -> Verdict:
 def _reverts_now(world: World) -> bool:
     """Whether no start was made for it yet; one that failed is followed by others as any is."""
     berth = world.last_berth
-    return reverting.pending(world.machine) is not None and (
-        berth is None or reverting.wanted(world.machine, berth) is not None
+    return revert_request.pending(world.machine) is not None and (
+        berth is None or revert_request.wanted(world.machine, berth) is not None
     )
 
 

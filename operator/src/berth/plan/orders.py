@@ -27,7 +27,7 @@ from berth.api.order import (
 )
 from berth.api.quantity import to_bytes
 from berth.api.virtualmachine import Power, VirtualMachineSpec
-from berth.plan import berthpod, hardware, networks, reverting, suspendable
+from berth.plan import berthpod, hardware, networks, revert_request, suspendable
 from berth.plan.segment import Segment, SegmentKey
 from berth.plan.world import Cluster, Machine, Pod, frozen_spec
 
@@ -67,7 +67,7 @@ def _state(machine: Machine, frozen: VirtualMachineSpec, pod: Pod) -> StateOrder
     if frozen.saved_state is None:
         return None
     known = machine.status.saved_state if machine.status is not None else None
-    revert = reverting.order(pod)
+    revert = revert_request.order(pod)
     begins = known if known is not None and known.epoch < pod.epoch and revert is None else None
     return StateOrder(
         folder=berthpod.SAVED,

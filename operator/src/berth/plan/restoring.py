@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from berth.api.order import Order
 from berth.api.virtualmachine import ConditionType, Phase, Power, VirtualMachineSpec
-from berth.plan import reverting
+from berth.plan import revert_request
 from berth.plan import suspendable as able
 from berth.plan.world import Agent, Machine, World, frozen_spec
 
@@ -35,7 +35,7 @@ def hardware(machine: Machine) -> str:
 
 def _begins_with(machine: Machine) -> tuple[str, str]:
     """The spec, and the machine type and CPU, of the guest whose memory the next start restores."""
-    revert = reverting.pending(machine)
+    revert = revert_request.pending(machine)
     if revert is not None:
         return revert.machine, revert.hardware
     saved = machine.status.saved_state if machine.status is not None else None
@@ -55,7 +55,7 @@ def too_old_for(agent: Agent | None, order: Order) -> str:
     state = order.state
     if state is None or (state.restore is None and state.revert is None):
         return ""
-    return too_old(agent) or (reverting.too_old(agent) if state.revert is not None else "")
+    return too_old(agent) or (revert_request.too_old(agent) if state.revert is not None else "")
 
 
 def suspendable(world: World) -> able.Answer | None:

@@ -1,6 +1,6 @@
 """A Snapshot as the controller reads it: one raw object in, a frozen Snap out.
 
-Called by controller/snapshots.py. Read by the machines' plan (taking.py, reverting.py). Pure.
+Called by controller/snapshots.py. Read by the machines' plan (taking.py, revert_request.py). Pure.
 """
 
 from __future__ import annotations

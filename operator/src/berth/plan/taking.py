@@ -14,7 +14,7 @@ from berth.api.kept import SnapshotOrder, SnapshotReport, SnapshotState
 from berth.api.order import GuestState, Order
 from berth.api.snapshot import SnapshotPhase
 from berth.api.virtualmachine import Phase, Power
-from berth.plan import reverting, suspendable
+from berth.plan import revert_request, suspendable
 from berth.plan.snaps import UNDERWAY, Snap
 from berth.plan.world import World, frozen_spec
 
@@ -197,7 +197,7 @@ def _moves(world: World, snap: Snap) -> Iterator[Word]:
 
 def _ends(world: World, snap: Snap) -> Iterator[Word]:
     berth = world.berth
-    if reverting.wanted(world.machine, berth) is not None:
+    if revert_request.wanted(world.machine, berth) is not None:
         yield _pending("Reverting", "The machine is about to go back to another Snapshot.")
     elif world.wanted in (Power.OFF, Power.SUSPENDED) or (berth is not None and berth.deleted is not None):
         yield _pending("Ending", "The machine is about to stop.")
@@ -208,7 +208,7 @@ def _unheard(world: World, snap: Snap) -> Iterator[Word]:
     if berth is not None and berth.node is not None and (agent is None or not agent.connected):
         text = f"The agent of node {berth.node} does not answer. Next: see the machine's condition AgentConnected."
         yield Word(snap.phase if snap.phase in UNDERWAY else _P.PENDING, "AgentDown", text)
-    old = reverting.too_old(agent)
+    old = revert_request.too_old(agent)
     if old:
         yield _pending("AgentTooOld", old)
 
