@@ -14,7 +14,7 @@ __all__ = ["server"]  # a fixture
 Json = dict[str, Any]
 PODS = "/api/v1/namespaces/lab/pods"
 NICS = [
-    {"name": "default", "network": "pod", "mac": "52:54:00:00:00:01", "addresses": ["10.0.0.7", "fd00::7"]},
+    {"name": "default", "network": "pod", "mac": "52:54:00:ab:00:01", "addresses": ["10.0.0.7", "fd00::7"]},
     {"name": "lan", "network": "network/lab/office", "mac": "52:54:00:00:00:02", "addresses": ["10.9.0.2"],
      "guestName": "enp2s0", "guestAddresses": ["192.168.1.5/24"]},
 ]  # fmt: skip
@@ -39,6 +39,7 @@ def test_what_is_given_stands_beside_what_the_guest_says(
     assert lan.split() == ["lan", "network/lab/office", "52:54:00:00:00:02", "10.9.0.2", "enp2s0", "192.168.1.5/24",
                            "Down", "inbound", "10M"]  # fmt: skip
     assert "fd00::7" in out
+    assert "52:54:00:ab:00:01" in out, "and no picture in place of :ab:"
     assert "network ready" in out
 
 

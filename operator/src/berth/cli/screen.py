@@ -11,8 +11,8 @@ from rich.text import Text
 
 _PIPE_WIDTH: Final = 2_000  # into a file or pipe nothing is cut or folded
 
-out: Final = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-err: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+out: Final = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+err: Final = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 COLOURS: Final = {
     "Running": "green",
