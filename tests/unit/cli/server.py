@@ -84,7 +84,8 @@ def serve(folder: Path) -> Iterator[Server]:
             return
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    # Its default is to look every half second whether it is to end, and each test waits for that.
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     server.kubeconfig = folder / "kubeconfig"
     server.kubeconfig.write_text(_kubeconfig(f"http://127.0.0.1:{http.server_port}"))
     try:
