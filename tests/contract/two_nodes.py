@@ -29,11 +29,14 @@ from tests.contract.agent_bench import VMS, Console, tiny
 
 HERE = "10.99.0.1"
 PEER_PORT = 8555
+CACHE = Path("/var/cache/libvirt")
 _MAKE = r"""
 hostname $1
-for folder in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
+cp -r /var/cache/libvirt $2/cache
+for folder in /run /var/lib/libvirt /var/log/libvirt; do
     mkdir -p $folder; mount -t tmpfs -o mode=755 tmpfs $folder
 done
+mount --bind $2/cache /var/cache/libvirt
 cp -r /etc/libvirt/. $2/etc; mount --bind $2/etc /etc/libvirt
 printf '127.0.0.1 localhost %s\n' $1 > $2/hosts; mount --bind $2/hosts /etc/hosts
 echo "host_uuid = \"$3\"" >> /etc/libvirt/libvirtd.conf
@@ -46,7 +49,10 @@ exec sleep 100000
 COUNT = "i=0; while :; do echo n$i; i=$((i+1)); done"
 CUT = "table inet cut {{ chain cut {{ type filter hook prerouting priority -400; ip saddr {} drop; }}; }}"
 """nft's words for a node that hears nothing of another one."""
-_OLDER = "mkdir -p /older; mount --bind $1 /older; mount --bind /older/qemu /usr/bin/qemu-system-x86_64"
+_OLDER = r"""
+rm -rf /var/cache/libvirt/*
+mkdir -p /older; mount --bind $1 /older; mount --bind /older/qemu /usr/bin/qemu-system-x86_64
+"""
 _PIDS = "for file in /run/libvirt/qemu/*.pid; do cat $file; echo; done"
 
 
@@ -129,10 +135,18 @@ class Node:
         return 0
 
     def down(self) -> None:
+        self._keep_what_libvirt_found_out()
         for one in (self.libvirtd, self.held):
             if one is not None:
                 one.kill()
                 one.wait()
+
+    def _keep_what_libvirt_found_out(self) -> None:
+        """For later nodes: a libvirtd that knows nothing starts every QEMU several times to ask what it can do. A real
+        node's libvirtd finds that after its first start, too. An older QEMU is asked itself: it is behind the same
+        wrapper, so that libvirt sees no other program."""
+        if self.older_qemu is None and (self.folder / "cache").is_dir():
+            shutil.copytree(self.folder / "cache", CACHE, dirs_exist_ok=True)
 
 
 @dataclass
