@@ -109,7 +109,6 @@ def environment(outer: Mapping[str, str], where: settings.Settings) -> dict[str,
         "LANG": "C.UTF-8",
         "BERTH_CACHE": str(where.cache),
         "PYTHONPATH": f"{where.repository}/operator/src:{where.repository}",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
     }
 
