@@ -29,7 +29,7 @@ test: setup ## every test: check, contract, cluster, end to end (installs what i
 	@$(RUN) python -m testbed.suite
 
 contract: setup ## tests against real libvirt and QEMU in the agent's image
-	@$(RUN) python -m testbed.suite build contract packets segments
+	@$(RUN) python -m testbed.suite build contract moves packets segments
 
 cluster-test: setup ## tests of the built-in cluster
 	@$(RUN) python -m testbed.suite build cluster

@@ -42,6 +42,8 @@ CONTRACT = "tests/contract"
 PACKETS = ("test_node_network*", "test_hostile_*")
 SEGMENTS = ("test_node_segments*", "test_node_moves*")
 """Those of the contract tests that have namespaces and no guests: half of their time, and nearly all of it waiting."""
+MOVES = ("test_agent_cpu*", "test_agent_disks*", "test_agent_methods*", "test_agent_moves*", "test_agent_qemus*")
+"""Those with two nodes."""
 
 
 def files(names: tuple[str, ...]) -> list[str]:
@@ -67,9 +69,10 @@ STAGES = (
           lane="segments"),
     Stage("packets", "guests on the pod network, and hostile ones, in real namespaces", contract(*files(PACKETS)),
           lane="packets"),
+    Stage("moves", "guests that move between two nodes with real agents", contract(*files(MOVES)), lane="moves"),
     Stage("contract", "real libvirt and QEMU in the agent's image",
-          contract(CONTRACT, "-m", "not faults", *(f"--ignore-glob=*/{name}.py" for name in PACKETS + SEGMENTS)),
-          lane="nodes"),
+          contract(CONTRACT, "-m", "not faults",
+                   *(f"--ignore-glob=*/{name}.py" for name in PACKETS + SEGMENTS + MOVES)), lane="packets"),
     Stage("cluster", "the built-in cluster itself", pytest("tests/cluster"), lane="segments"),
     Stage("survival", "guests while the parts around them break",
           pytest("tests/e2e", options=("-m", "disruptive and not lives and not faults")), lane="cluster"),
