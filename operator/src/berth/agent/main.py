@@ -133,6 +133,7 @@ async def _run(chosen: Settings) -> None:
     executor = ThreadPoolExecutor(chosen.workers * THREADS_PER_WORKER, thread_name_prefix="port")
     world = _real_world(chosen, executor)
     gc.freeze()
+    gc.enable()
     _log.info("agent", extra={"version": __version__, "node": chosen.node_name, "pid": os.getpid()})
     await serve(chosen, world, stop)
 
