@@ -13,7 +13,7 @@ from berth.plan import hosts
 from berth.plan.cpu_baseline import baseline
 from berth.plan.hosts import Kind
 from tests.contract import pods
-from tests.contract.two_nodes import Side, Two, two_nodes
+from tests.contract.two_nodes import CALM, Side, Two, two_nodes
 
 OLDER = "pc-q35-9.2"
 
@@ -60,7 +60,7 @@ async def there(two: Two, uid: str) -> None:
 async def test_a_guest_with_the_baseline_goes_there_and_back(two: Two) -> None:
     cpu = await common(two)
     assert len(cpu.require) > 40, cpu
-    uid = await two.start(cpu=cpu, machine_type=OLDER)
+    uid = await two.start(CALM, cpu=cpu, machine_type=OLDER)
     for name in ("node-a", "node-b", "node-a"):
         report = two.a.report(uid)
         assert two.a.node.name == name

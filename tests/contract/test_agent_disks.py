@@ -29,6 +29,8 @@ LOOP = (
     " echo n$i; i=$((i+1)); done"
 )
 """Each number is told only once the disk has acknowledged its block."""
+CALM_LOOP = f"mkfifo /tmp/never; exec 3<>/tmp/never; {LOOP.removesuffix('; done')}; read -t 0.02 x <&3; done"
+"""The same with a rest after each block, for copies that take long: an emulated guest that never rests takes a core."""
 SLOW = MIB
 """Bytes a second: copying the disk takes seconds, so that things can be killed meanwhile."""
 
@@ -123,7 +125,7 @@ async def stays(two: Two, uid: str) -> None:
 
 
 async def test_whatever_is_killed_while_disks_are_copied_it_stays_with_its_own(two: Two) -> None:
-    await two.start(FILL + LOOP, 20, disks=(DATA,))
+    await two.start(FILL + CALM_LOOP, 20, disks=(DATA,))
     for what, (kill, where) in KILLS.items():
         uid = await copies(two)
         print(f"kill {what}")
@@ -133,7 +135,7 @@ async def test_whatever_is_killed_while_disks_are_copied_it_stays_with_its_own(t
 
 async def test_a_copy_that_takes_no_more_writes_is_given_up(two: Two) -> None:
     """Its connections stay open, and nothing comes back: without the source's watch QEMU would wait for ever."""
-    await two.start(FILL + LOOP, 20, disks=(DATA,))
+    await two.start(FILL + CALM_LOOP, 20, disks=(DATA,))
     uid = await copies(two)
     qemu = two.b.node.qemu(uid)
     os.kill(qemu, signal.SIGSTOP)
@@ -162,7 +164,7 @@ for name in ("libvirt", "memory", "disks"):
 
 
 async def test_cancelled_while_disks_are_copied_it_stays_and_moves_later(two: Two) -> None:
-    await two.start(FILL + LOOP, 20, disks=(DATA,))
+    await two.start(FILL + CALM_LOOP, 20, disks=(DATA,))
     assert two.order is not None
     uid = await copies(two)
     guest_uid = file(two.a).stat().st_uid

@@ -12,7 +12,7 @@ import pytest
 
 from berth.effects.hypervisor import Libvirt
 from tests.contract import pods
-from tests.contract.two_nodes import PEER_PORT, Side, Two, two_nodes
+from tests.contract.two_nodes import CALM, PEER_PORT, Side, Two, two_nodes
 
 CAP = 12 << 20
 """Bytes a second: rounds take seconds, so that it matters how they are sent."""
@@ -41,7 +41,7 @@ def told(side: Side, uid: str) -> list[dict[str, Any]]:
     [("precopy", "", 0), ("auto-converge", "dirty 24576 30000", 0), ("multifd", "", 4)],
 )
 async def test_it_is_chosen_foretold_and_moves_the_guest(two: Two, kind: str, load: str, cpus: int) -> None:
-    uid = await two.start(load=load)
+    uid = await two.start(CALM, load=load)
     await with_cpus(two.a, cpus)
     source, _ = await two.listening(bytes_per_second=CAP)
     source = source.model_copy(update={"leaving": source.outgoing})
@@ -68,7 +68,7 @@ async def test_it_is_chosen_foretold_and_moves_the_guest(two: Two, kind: str, lo
 
 
 async def test_without_a_survey_it_goes_all_the_same(two: Two) -> None:
-    uid = await two.start()
+    uid = await two.start(CALM)
     source, _ = await two.listening()
     await two.a.controller.send(source)
     await two.hears(two.b, uid, "Arrived", 120)
@@ -79,7 +79,7 @@ async def test_without_a_survey_it_goes_all_the_same(two: Two) -> None:
 
 
 async def test_a_longer_pause_is_allowed_while_it_is_sent(two: Two) -> None:
-    uid = await two.start()
+    uid = await two.start(CALM)
     source, _ = await two.listening(bytes_per_second=4 << 20, downtime_ms=50)
     await two.a.controller.send(source)
     await two.a.controller.hears(lambda: (told(two.a, uid) or [{}])[-1].get("sent", 0) > 1 << 20, "some of it sent")

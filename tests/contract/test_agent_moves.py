@@ -14,7 +14,7 @@ import pytest
 
 from berth.api.order import CloudInitOrder
 from tests.contract import agents, pods
-from tests.contract.two_nodes import PEER_PORT, Side, Two, two_nodes
+from tests.contract.two_nodes import CALM, PEER_PORT, Side, Two, two_nodes
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ async def struck(two: Two, uid: str, what: str) -> Side:
 
 
 async def test_whatever_is_killed_while_it_is_sent_it_stays(two: Two) -> None:
-    await two.start()
+    await two.start(CALM)
     for what, (kill, where) in KILLS.items():
         uid = await sends(two)
         print(f"kill {what}")
@@ -118,7 +118,7 @@ async def test_whatever_is_killed_while_it_is_sent_it_stays(two: Two) -> None:
 
 
 async def test_cancelled_or_too_late_it_stays(two: Two) -> None:
-    await two.start()
+    await two.start(CALM)
     assert two.order is not None
     uid = await sends(two)
     await two.a.controller.send(two.order)

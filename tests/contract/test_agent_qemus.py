@@ -18,7 +18,7 @@ from berth.plan.world import Cluster
 from testbed import guests
 from tests.contract import pods
 from tests.contract.test_agent_cpu import common, kind, there
-from tests.contract.two_nodes import Two, two_nodes
+from tests.contract.two_nodes import CALM, Two, two_nodes
 from tests.unit.plan.cluster_worlds import agent, up, world
 
 OLDER, NEWER = "pc-q35-7.2", "pc-q35-10.0"
@@ -45,7 +45,7 @@ async def trouble(two: Two, uid: str, cpu: CpuOrder) -> Trouble | None:
 async def test_from_the_older_to_the_newer_and_not_back(two: Two) -> None:
     cpu = await common(two)
     two.a, two.b = two.b, two.a
-    uid = await two.start(cpu=cpu, machine_type=OLDER)
+    uid = await two.start(CALM, cpu=cpu, machine_type=OLDER)
     assert release(two.a.report(uid)["qemuVersion"]) == (7, 2)
     assert await trouble(two, uid, cpu) is None
     await there(two, uid)
@@ -62,7 +62,7 @@ async def test_from_the_older_to_the_newer_and_not_back(two: Two) -> None:
 
 async def test_a_newer_board_is_refused_beforehand_and_would_be_by_libvirt(two: Two) -> None:
     cpu = await common(two)
-    uid = await two.start(cpu=cpu, machine_type=NEWER)
+    uid = await two.start(CALM, cpu=cpu, machine_type=NEWER)
     found = await trouble(two, uid, cpu)
     assert found is not None
     assert found.reason == "MachineTypeUnknown"

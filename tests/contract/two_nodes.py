@@ -47,6 +47,13 @@ exec sleep 100000
 """
 
 COUNT = "i=0; while :; do echo n$i; i=$((i+1)); done"
+"""As fast as it can: thousands of lines a second."""
+CALM = (
+    "mkfifo /tmp/never; exec 3<>/tmp/never; i=0; while :; do echo n$i; i=$((i+1));"
+    " case $i in *0) read -t 0.01 x <&3;; esac; done"
+)
+"""The same with a rest after every ten lines, for long ways: an emulated guest that never rests takes a core, and half
+of another goes to those who read its console."""
 CUT = "table inet cut {{ chain cut {{ type filter hook prerouting priority -400; ip saddr {} drop; }}; }}"
 """nft's words for a node that hears nothing of another one."""
 _OLDER = r"""
