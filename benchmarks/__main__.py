@@ -1,4 +1,6 @@
-"""`make bench`: every figure with its floor from the same run, then the bars. All but `migration` need the cluster."""
+"""`make bench`: every figure with its floor from the same run, then the bars. All but `migration` and `suspend`
+need the cluster.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,18 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import memory, migration, network, start, writes
+from benchmarks import memory, migration, network, start, suspend, writes
 from benchmarks.figures import Bar, spread, table
 from benchmarks.metrics import controllers, samples
 from testbed.kube import ROOT, Cluster
+
+LABS: Final = ("migration", "suspend")
+"""What needs no cluster."""
 
 
 def running_cluster() -> Cluster:
@@ -92,19 +98,23 @@ def paths(cluster: Cluster, console: Console) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=("start", "memory", "api", "network", "migration"), help="one part only")
+    parts = ("start", "memory", "api", "network", *LABS)
+    parser.add_argument("--only", choices=parts, help="one part only")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the start benchmark (default 10)")
     parser.add_argument("--machines", type=int, default=20, help="machines of the memory benchmark (default 20)")
     parser.add_argument("--stopped", type=int, default=1000, help="stopped machines of the restart (default 1000)")
     parser.add_argument(
         "--moves", type=int, default=3, help="moves at each rate of the migration benchmark (default 3)"
     )
+    parser.add_argument("--states", type=int, default=7, help="rounds of the suspend benchmark (default 7)")
     arguments = parser.parse_args()
     console = Console()
     bars: list[Bar] = []
     if arguments.only in (None, "migration"):
         bars += migration.report(console, arguments.moves)
-    if arguments.only != "migration":
+    if arguments.only in (None, "suspend"):
+        bars += suspend.report(console, arguments.states)
+    if arguments.only not in LABS:
         bars += on_cluster(console, arguments)
     if bars:
         console.print(table(bars))

@@ -6,10 +6,7 @@ and what Berth foretold before it began. It needs no cluster: two nodes in names
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +14,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import inside
 from benchmarks.figures import Bar, spread
-from testbed.kube import ROOT
 
 SHARES: Final = (0, 10, 50, 90)
 """Per cent of what the link carries."""
@@ -26,7 +23,6 @@ MEGABITS: Final = 200
 LIMIT: Final = 120.0
 """`virsh migrate` is stopped after so long: it counts as having taken that."""
 FORETOLD: Final = 0.25
-MARK: Final = "RESULT "
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +46,11 @@ class Run:
 def measure(console: Console, rounds: int) -> list[Run]:
     """Both in turn, so that a slow minute of the machine falls on both."""
     shares = ",".join(map(str, SHARES))
-    inside = ("python3", "-m", "benchmarks.migration_runs", str(MEGABITS), shares, str(rounds))
     found: list[Run] = []
-    words = (sys.executable, "-m", "testbed.rootfs", "--", *inside)
-    with (
-        console.status("moving") as status,
-        subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as lab,
-    ):
-        assert lab.stdout is not None
-        rest: list[str] = []
-        for line in lab.stdout:
-            rest.append(line)
-            if line.startswith(MARK):
-                found.append(read(json.loads(line.removeprefix(MARK))))
-                status.update(f"{found[-1].who}, {found[-1].share} %: {found[-1].seconds or LIMIT:.1f} s")
-    if lab.returncode != 0:
-        raise AssertionError("the moves did not come to their end:\n" + "".join(rest[-60:]))
+    with console.status("moving") as status:
+        for said in inside.results("benchmarks.migration_runs", str(MEGABITS), shares, str(rounds)):
+            found.append(read(said))
+            status.update(f"{found[-1].who}, {found[-1].share} %: {found[-1].seconds or LIMIT:.1f} s")
     return found
 
 

@@ -1,5 +1,5 @@
 """Two nodes with a narrow link between them, guests that change their memory at a given rate, and clients that watch
-their streams. Used by migration_runs.py, in the agent image's root file system.
+their streams. Used by migration_runs.py and, for its guests, suspend_runs.py, in the agent image's root file system.
 
 The nodes are the contract tests' own: real agents, libvirts and QEMUs in namespaces. A guest's streams do not go over
 the link that its memory goes over: what is seen of them is the hand-over, not the queue in front of the link.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from typing import Any, Final
 import libvirt
 
 from berth.effects import libvirt_link, namespaces, netlink
+from testbed import guests
 from tests.contract import lan, pods
 from tests.contract.two_nodes import Node
 
@@ -28,6 +30,20 @@ CLIENT, GATEWAY = "10.88.0.2", "10.88.0.1"
 ECHO, SHELL = 7001, 7002
 TICK: Final = 0.005
 """Seconds between two bytes of a watched stream."""
+
+
+def furnish(pod: pods.FakePod) -> None:
+    """The tiny guest's files, as its image would be mounted."""
+    boot = pod.root / "berth/images/kernel/boot"
+    boot.mkdir(parents=True)
+    for file in guests.tiny_files():
+        shutil.copy(file, boot / file.name)
+
+
+def dial(host: str, port: int) -> socket.socket:
+    line = socket.create_connection((host, port), 10)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return line
 
 
 def shape(node: Node, megabits: int) -> None:
@@ -156,7 +172,7 @@ class Watch:
 class Clock:
     """When guests were stopped and went on, by the events of both libvirts, all read by one clock."""
 
-    nodes: dict[str, Node]
+    nodes: dict[str, int]  # a process of each
     events: list[tuple[float, str, str, int, int]] = field(default_factory=list)
     connections: dict[str, Any] = field(default_factory=dict)
 
@@ -165,8 +181,8 @@ class Clock:
         self.connect()
 
     def connect(self) -> None:
-        for name, node in self.nodes.items():
-            path = f"/proc/{node.pid}/root/run/libvirt/libvirt-sock"
+        for name, pid in self.nodes.items():
+            path = f"/proc/{pid}/root/run/libvirt/libvirt-sock"
             found = self.connections[name] = libvirt.open(f"qemu+unix:///system?socket={path}")
             found.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._take, name)
 
@@ -175,15 +191,14 @@ class Clock:
 
     def arrived(self, uid: str, source: str, target: str, since: float, seconds: float = 300) -> tuple[float, float]:
         """Wait for it: how long it took since then, and how long the guest stood still."""
-        pods.until(
-            lambda: self._at(target, uid, since, libvirt.VIR_DOMAIN_EVENT_RESUMED), seconds, f"{uid} on {target}"
-        )
-        went_on = self._at(target, uid, since, libvirt.VIR_DOMAIN_EVENT_RESUMED)[-1]
+        pods.until(lambda: self.at(target, uid, since, libvirt.VIR_DOMAIN_EVENT_RESUMED), seconds, f"{uid} on {target}")
+        went_on = self.at(target, uid, since, libvirt.VIR_DOMAIN_EVENT_RESUMED)[-1]
         migrated = libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED  # there are more of them when QEMU is killed
-        stood = self._at(source, uid, since, libvirt.VIR_DOMAIN_EVENT_SUSPENDED, migrated)
+        stood = self.at(source, uid, since, libvirt.VIR_DOMAIN_EVENT_SUSPENDED, migrated)
         return went_on - since, went_on - stood[-1]
 
-    def _at(self, name: str, uid: str, since: float, kind: int, detail: int | None = None) -> list[float]:
+    def at(self, name: str, uid: str, since: float, kind: int, detail: int | None = None) -> list[float]:
+        """When that has happened to it there."""
         return [
             when
             for when, *what, why in list(self.events)

@@ -9,16 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
-import xml.etree.ElementTree as ElementTree
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +22,11 @@ from typing import Any, Final
 
 import libvirt
 
-from benchmarks.baredomain import bare_xml
-from benchmarks.migration_lab import Clock, Guest, Street, Watch, shape
+from benchmarks import inside
+from benchmarks.baredomain import LINK_LOCAL, on_bridge
+from benchmarks.migration_lab import Clock, Guest, Street, Watch, dial, furnish, shape
 from berth.api.handover import DoorOrder, Forward
 from berth.api.order import BerthRef, Order
-from testbed import guests
 from tests.contract import pods
 from tests.contract.agent_bench import Console, tiny
 from tests.contract.two_nodes import Two, shell, two_nodes
@@ -41,13 +37,6 @@ LIMIT: Final = 120.0
 """Seconds after which `virsh migrate` is stopped: it may go on for ever."""
 PAYLOAD: Final = 0.94
 """Of what the link carries, without the headers of its packets."""
-MAC, LINK_LOCAL = "52:54:00:12:34:57", "fe80::5054:ff:fe12:3457"
-
-
-def dial(host: str, port: int) -> socket.socket:
-    line = socket.create_connection((host, port), 10)
-    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return line
 
 
 @dataclass
@@ -68,10 +57,7 @@ class Berths:
 
     def place(self, side: Any) -> pods.FakePod:
         pod: pods.FakePod = self.two.start_pod()
-        boot = pod.root / "berth/images/kernel/boot"
-        boot.mkdir(parents=True)
-        for file in guests.tiny_files():
-            (boot / file.name).write_bytes(file.read_bytes())
+        furnish(pod)
         self.addresses[pod.uid] = self.street.house(pod)
         side.pod, side.console = pod, Console(pod)
         side.console.begin()
@@ -158,27 +144,8 @@ class Bare:
         return Guest(functools.partial(dial, f"{LINK_LOCAL}%lan"))
 
     def start(self, live: str) -> None:
-        self.clock.connections[self.at.name].createXML(self._xml(live), 0)
+        self.clock.connections[self.at.name].createXML(on_bridge(live, self.uid, self.folder), 0)
         self.guest().up()
-
-    def _xml(self, live: str) -> str:
-        """Berth's own domain, with nothing of Berth's in it."""
-        domain = ElementTree.fromstring(bare_xml(live, "/var/log/libvirt/bare.console"))
-        ElementTree.SubElement(domain, "uuid").text = self.uid
-        for name, file in zip(("kernel", "initrd"), guests.tiny_files(), strict=True):
-            found = domain.find(f"os/{name}")
-            assert found is not None
-            found.text = shutil.copy(file, self.folder)
-        for card in domain.findall("devices/interface"):
-            card.set("type", "bridge")
-            for tag in ("target", "script", "mac", "source"):
-                for element in card.findall(tag):
-                    card.remove(element)
-            ElementTree.SubElement(card, "source", bridge="lan")
-            ElementTree.SubElement(card, "mac", address=MAC)
-        for element in domain.findall("{http://libvirt.org/schemas/domain/qemu/1.0}commandline"):
-            domain.remove(element)
-        return ElementTree.tostring(domain, encoding="unicode")
 
     def move(self, kib: int) -> dict[str, Any]:
         guest = self.guest()
@@ -229,7 +196,7 @@ async def both(folder: Path) -> AsyncIterator[tuple[Berths, Bare]]:
     try:
         async with two_nodes(folder, start_pod) as two:
             await asyncio.to_thread(listen, two)
-            clock = Clock({side.node.name: side.node for side in (two.a, two.b)})
+            clock = Clock({side.node.name: side.node.pid for side in (two.a, two.b)})
             berths, bare = Berths(two, Street(), clock), Bare(two, clock, folder)
             await berths.start()
             assert two.order is not None
@@ -258,7 +225,7 @@ async def run(megabits: int, shares: list[int], rounds: int, tell: Callable[[dic
 
 def main(words: list[str]) -> int:
     megabits, shares, rounds = int(words[0]), [int(share) for share in words[1].split(",")], int(words[2])
-    asyncio.run(run(megabits, shares, rounds, lambda found: print("RESULT", json.dumps(found), flush=True)))
+    asyncio.run(run(megabits, shares, rounds, inside.tell))
     return 0
 
 
