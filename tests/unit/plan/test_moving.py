@@ -170,6 +170,16 @@ def test_it_is_sent_as_the_survey_of_this_very_migration_says() -> None:
     assert kinds(sent_away(surveying=True)) == [steps.WaitFor]
 
 
+def test_memory_is_compressed_whether_disks_are_copied_or_not() -> None:
+    """The disks go first, so that both never want the same CPUs and the same way."""
+    busy = replace(SURVEY, pace=Pace(512 * MIB, MIB), free_cpus=8)
+    with_disks = sent_away(survey=busy)
+    for g in (with_disks, bare(with_disks)):
+        [begin] = machine.plan(g).steps
+        assert isinstance(begin, steps.BeginSending)
+        assert (begin.method.kind, begin.method.channels) == (Kind.MULTIFD, 4)
+
+
 def test_what_is_found_out_beforehand_is_told_until_it_begins() -> None:
     leaving = order().model_copy(update={"leaving": OUTGOING})
     assert report.report(here(leaving), Progress()).migration is None  # type: ignore[union-attr]
@@ -214,6 +224,29 @@ def test_what_is_left_is_foretold_by_the_same_rounds() -> None:
     assert left(replace(UNDERWAY, bytes_per_second=0)) is None
     busy = replace(UNDERWAY, dirty_bytes_per_second=15 * MIB)
     assert (left(busy) or 0) > 3
+
+
+def test_disks_that_go_first_are_foretold_as_they_are_and_memory_as_it_is_compressed() -> None:
+    """All of the guest's memory is still counted then, and most of it is empty."""
+    packed = replace(CALM, kind=Kind.MULTIFD, channels=2)
+
+    memory, disks = order().machine.memory_bytes, 320 * MIB
+
+    def left(rounds: int, sent: int, how: Method, survey: Survey | None = SURVEY) -> int | None:
+        total = memory + disks
+        stats = replace(UNDERWAY, rounds=rounds, total=total, sent=sent, remaining=total - sent)
+        said = report.report(
+            sent_away(handover=SENDING, gate=Gate.OPEN, method=how, transfer=stats, survey=survey), Progress()
+        )
+        assert said is not None
+        assert said.migration is not None
+        return said.migration.eta_seconds
+
+    assert left(0, 160 * MIB, CALM) == 10 + 4
+    assert left(0, 160 * MIB, packed) == 10 + 2
+    assert left(0, 160 * MIB, packed, None) == 10 + memory // (32 * MIB)
+    assert (left(1, disks, packed), left(1, disks + 32 * MIB, packed)) == (2, 1)
+    assert left(2, disks + 64 * MIB, packed) == (memory - 64 * MIB) // (32 * MIB)
 
 
 def test_that_the_guest_is_slowed_down_is_told() -> None:

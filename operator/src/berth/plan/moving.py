@@ -82,10 +82,9 @@ def _survey(g: Gathered, migration: str) -> Survey | None:
 
 
 def _facts(g: Gathered, order: Order, outgoing: Outgoing) -> method.Facts:
-    known = method.facts(
+    return method.facts(
         _survey(g, outgoing.migration), order.machine.memory_bytes, outgoing.bytes_per_second, outgoing.downtime_ms
     )
-    return replace(known, free_cpus=0) if copied.of(order.machine) else known  # the mirrors need those CPUs
 
 
 def _more(g: Gathered, outgoing: Outgoing) -> Method | None:
@@ -255,16 +254,26 @@ def _foretold(known: method.Facts, memory: method.Estimate | None, disks: int) -
 
 
 def _left(g: Gathered, survey: Survey | None) -> int | None:
-    """Seconds until it is over, by the same rounds; the first round goes over empty pages, too."""
+    """Seconds until it is over, by the same rounds; the first round goes over empty pages, too. Its disks go before the
+    first round, and are never compressed."""
     stats, pace = g.transfer, survey.pace if survey is not None else None
-    left, dirty = stats.remaining, stats.dirty_bytes_per_second
-    if stats.rounds <= 1 and pace is not None and not _disks(g):
-        left, dirty = min(left, max(pace.memory - stats.sent, 0)), pace.dirty
+    copied_bytes, disks = _disk_bytes(g)
+    left, dirty = stats.remaining - disks, stats.dirty_bytes_per_second
+    if stats.rounds <= 1 and pace is not None:
+        left, dirty = min(left, max(pace.memory - max(stats.sent - copied_bytes, 0), 0)), pace.dirty
     busy, working = (pace.busy, pace.working) if pace is not None else (1.0, None)
     dirty = int(dirty / method.slowed(busy, stats.throttle))
     known = method.Facts(left, stats.bytes_per_second, dirty, busy=busy, working=working)
     foretold = method.estimate(known, g.method, stats.throttle) if g.method is not None and stats.total else None
-    return round(foretold.seconds) if foretold is not None else None
+    return round(disks / stats.bytes_per_second + foretold.seconds) if foretold is not None else None
+
+
+def _disk_bytes(g: Gathered) -> tuple[int, int]:
+    """Of its disks in all, and of those that still go before the memory: none once that has begun."""
+    if not _disks(g) or g.guest is None:
+        return 0, 0
+    stats, memory = g.transfer, g.guest.order.machine.memory_bytes
+    return max(stats.total - memory, 0), max(stats.remaining - memory, 0) if not stats.rounds else 0
 
 
 def _words(g: Gathered) -> str:
