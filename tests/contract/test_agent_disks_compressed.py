@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -94,8 +95,11 @@ async def test_memory_and_disk_are_whole_at_the_other_node(two: Two) -> None:
     uid = await writes(two)
     before = sums(two.a)
     source = await surveyed(two)
+    begun, carried = time.monotonic(), two.a.node.sent()
     await two.a.controller.send(source)
     arrived = await two.hears(two.b, uid, "Arrived", 240)
+    rate = (two.a.node.sent() - carried) / (time.monotonic() - begun)
+    assert rate < 1.1 * SLOW, "it takes more of the way than it may"
     await two.a.controller.hears_state(uid, "Moved")
     assert await two.one_runs(uid) == two.b.node.name
     sending = [said for said in told(two.a, uid) if said["state"] == "Sending"]

@@ -120,6 +120,11 @@ class Node:
     def virsh(self, *words: str) -> str:
         return self.run("virsh", "-q", "-c", "qemu:///system", *words, check=False).strip()
 
+    def sent(self) -> int:
+        """Bytes that it has sent to anybody."""
+        line = self.run("grep", "eth0:", "/proc/net/dev")
+        return int(line.partition(":")[2].split()[8])
+
     def cut(self, address: str) -> None:
         """Nothing comes from there any more; what is sent there gets no answer."""
         self.run("nft", CUT.format(address))

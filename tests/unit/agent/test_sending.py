@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +30,19 @@ def sending(tmp_path: Path) -> Sending:
 
 def test_it_knows_which_disks_it_copies(sending: Sending) -> None:
     assert [(disk.name, disk.target) for disk in sending.disks] == [("data", "vda")]
+
+
+def test_its_bandwidth_holds_until_the_guest_has_been_stopped(tmp_path: Path, sending: Sending) -> None:
+    data = memoryview(b"x" * 100_000)
+    assert sending._forth(data) is data
+    sending.hurry()
+    limited = replace(sending, outgoing=OUTGOING.model_copy(update={"bytes_per_second": 1}))
+    limited._forth(data)
+    over = threading.Event()
+    threading.Thread(target=lambda: (limited._forth(data), over.set()), daemon=True).start()
+    assert not over.wait(0.1)
+    limited.hurry()
+    assert over.wait(10)
 
 
 def test_a_node_that_answers_is_waited_for_and_one_that_does_not_is_given_up(sending: Sending) -> None:

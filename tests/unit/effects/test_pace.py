@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from berth.effects.pace import Pace
 
 
@@ -21,6 +23,16 @@ def test_what_goes_through_takes_as_long_as_the_rate_allows() -> None:
     for _ in range(5):
         assert bytes(pace.passage(memoryview(b"x" * 500))) == b"x" * 500
     assert clock.now - 100 == 2.0  # the first goes at once, each other waits for the one before
+
+
+def test_a_limit_that_is_lifted_holds_nobody_who_comes_or_waits() -> None:
+    pace, over = Pace(1), threading.Event()
+    pace.passage(memoryview(b"x" * 100_000))
+    waits = threading.Thread(target=lambda: (pace.passage(memoryview(b"x")), over.set()), daemon=True)
+    waits.start()
+    pace.lift()
+    assert over.wait(10)
+    assert bytes(pace.passage(memoryview(b"more"))) == b"more"
 
 
 def test_nothing_is_saved_up_while_nothing_goes() -> None:

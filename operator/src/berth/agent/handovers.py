@@ -144,6 +144,8 @@ class Handovers:
     def stopped(self, uid: str) -> None:
         """libvirt has just stopped the guest, in the middle of its migration: what comes for it waits at the target."""
         promises = self.of(uid)
+        if promises.sending is not None:
+            promises.sending.hurry()
         with promises.lock:
             record = self._world.berths.handover_record(uid)
             if moving.sent(record) is handover.Sent.SENDING and self.gate(uid) in (Gate.OPEN, Gate.HELD):

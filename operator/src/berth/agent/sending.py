@@ -73,7 +73,8 @@ class Sending:
     def __post_init__(self) -> None:
         self.disks = copied.of(self.machine)
         self._gate = Gate(self._on_held)
-        self._forth = self._paced()
+        rate = self.outgoing.bytes_per_second
+        self._pace = Pace(rate) if rate is not None else None
 
     def start(self) -> None:
         threading.Thread(target=self._run, name=f"send {self.uid[:8]}", daemon=True).start()
@@ -99,6 +100,11 @@ class Sending:
             with contextlib.suppress(OSError):
                 plain.shutdown(socket.SHUT_RDWR)
         self.changed.set()
+
+    def hurry(self) -> None:
+        """The guest has been stopped, and waits for what is still on its way: QEMU lifts its own limit, too."""
+        if self._pace is not None:
+            self._pace.lift()
 
     def watch(self) -> None:
         """Give up on a node that writes nothing any more: QEMU would wait for it for ever. Asked now and then."""
@@ -146,10 +152,11 @@ class Sending:
             self.finished = True
             self.on_change()
 
-    def _paced(self) -> relay.Passage:
-        """libvirt's own limit is for each disk; this one is for all of them together."""
-        rate = self.outgoing.bytes_per_second
-        return Pace(rate).passage if rate is not None else relay.straight
+    @property
+    def _forth(self) -> relay.Passage:
+        """libvirt's own limit is for each disk, and QEMU's is little to several connections: each hands over half a MiB
+        before anybody counts. This one is for all of them together."""
+        return self._pace.passage if self._pace is not None else relay.straight
 
     def _prepared(self) -> Prepared:
         writes = bool(self.disks) or self._shares
@@ -214,12 +221,13 @@ class Sending:
                 self._carry_disk(plain, line.raw())
             else:
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-                relay.relay(plain, line.raw())
+                relay.relay(plain, line.raw(), self._forth if self.method.channels else relay.straight)
 
     def _carry_disk(self, plain: socket.socket, secure: ssl.SSLSocket) -> None:
         talk = Talk()
         self._talks.append(talk)
         try:
-            relay.relay(plain, secure, lambda data: talk.forth(self._forth(data)), talk.back)
+            forth = self._forth
+            relay.relay(plain, secure, lambda data: talk.forth(forth(data)), talk.back)
         finally:
             self._talks.remove(talk)

@@ -17,14 +17,21 @@ class Pace:
         self,
         bytes_per_second: int,
         now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._rate = max(bytes_per_second, 1)
-        self._now, self._sleep = now, sleep
+        self._lifted = threading.Event()
+        self._now, self._sleep = now, sleep or self._lifted.wait
         self._lock = threading.Lock()
         self._free_at = 0.0
 
+    def lift(self) -> None:
+        """No limit from here on, nor for what waits here already."""
+        self._lifted.set()
+
     def passage(self, data: memoryview) -> memoryview:
+        if self._lifted.is_set():
+            return data
         with self._lock:
             begin = max(self._now(), self._free_at)
             self._free_at = begin + len(data) / self._rate
