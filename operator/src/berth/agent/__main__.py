@@ -5,7 +5,7 @@ import sys
 
 
 def run() -> None:
-    gc.disable()  # of what is imported nothing is garbage, and looking for it is an eighth of the start; main turns it on
+    gc.disable()  # nothing imported is garbage, and looking for it is an eighth of the start; main turns it on
     from berth.agent.main import main
     from berth.errors import InvalidSpec
 
