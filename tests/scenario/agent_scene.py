@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 from berth.agent.node import Node
 from berth.agent.settings import Settings
-from berth.agent.world import World
+from berth.agent.world import Snapshotting, World
 from berth.api.order import Changed, Fate, GuestState, Order, Report, Snapshot
 from berth.domain.observed import DomainState
 from berth.effects import memory
 from berth.effects.memory import MemoryNode
+from berth.effects.memory_snapshots import MemoryBackups, MemoryReverts, MemorySnapshots
 from berth.effects.memory_states import MemoryStates, Volume
 from berth.effects.ports import Berth
 from tests.unit.agent.orders import NODE, order, uid
@@ -89,7 +90,16 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.states = MemoryStates(self.volume, self.node.did)
-        self.node.folder_marks = (self.states.marks, self.states.clocks)
+        self.snapshots = MemorySnapshots(self.volume, self.node.did)
+        self.node.folder_marks = (self.states.marks, self.states.clocks, self.snapshots.marks)
+        self.furnish()
+
+    def furnish(self) -> None:
+        """What is libvirt's of the node of the hour."""
+        node = self.node
+        node.moving.disks.setdefault("vda", 1 << 20)
+        self.backups = MemoryBackups(node.did, lambda uid: uid in node.domains)
+        self.reverts = MemoryReverts(self.volume, node.did, self.states.clocks)
 
     @property
     def log(self) -> list[str]:
@@ -118,6 +128,7 @@ class Scene:
             prober=memory.MemoryProber(self.node),
             run=run,
             states=self.states,
+            snapshots=Snapshotting(self.snapshots, self.reverts, self.backups),
             now=lambda: START + datetime.timedelta(seconds=asyncio.get_running_loop().time()),
         )
         settings = Settings(node_name=NODE, host_ip="127.0.0.1", workers=self.workers)
@@ -212,7 +223,15 @@ class Scene:
     def clean(self) -> bool:
         """Nothing of any machine is left on the node."""
         node = self.node
-        return not (node.domains or node.folders or node.taps or node.attached or node.served or self.states.marks)
+        return not (
+            node.domains
+            or node.folders
+            or node.taps
+            or node.attached
+            or node.served
+            or self.states.marks
+            or self.snapshots.marks
+        )
 
     async def _through(self, generation: asyncio.Event, call: Callable[[], T]) -> T:
         if generation.is_set():

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final, assert_never
 
-from berth.agent import gather, saving
 from berth.agent.handovers import Handovers
+from berth.agent.keeping import Keeping
 from berth.agent.machines import Arrival, Machine, Machines, Place, Unplugging
-from berth.agent.saving import Savings
 from berth.agent.world import World
 from berth.api.order import NicKind, NicOrder, NodeFacts, Order
 from berth.domain import build, copied, host, metadata, nics, xml
@@ -57,10 +56,10 @@ def groups(plan: tuple[Step, ...]) -> Iterator[list[Step]]:
 
 class Applier:
     def __init__(
-        self, world: World, machines: Machines, ring: Callable[..., None], handovers: Handovers, savings: Savings
+        self, world: World, machines: Machines, ring: Callable[..., None], handovers: Handovers, keeping: Keeping
     ) -> None:
         self._world = world
-        self._savings = savings
+        self._keeping = keeping
         self._handovers = handovers
         self._machines = machines
         self._ring = ring
@@ -150,44 +149,19 @@ class Applier:
             case steps.CleanUp():
                 await self._clean_up(machine)
             case _:
-                await self._save(machine, step, facts)
+                await self._keep(machine, step, facts)
 
-    async def _save(self, machine: Machine, step: steps.SavingStep | steps.MovingStep, facts: NodeFacts) -> None:
-        """The steps of a machine whose state is saved or restored; those of one that moves come after."""
-        run, world = self._world.run, self._world
-        match step:
-            case steps.BeginSave(order=order):
-                machine.transfer = TransferStats()
-                self._savings.begin(machine, order, _berth(machine, order))
-            case steps.AbortSave():
-                await self._savings.abort(machine)
-            case steps.ScrapState(order=order):
-                await run(saving.states_of(world).scrap, machine.uid, _berth(machine, order), saving.state_of(order))
-            case steps.BeginRestore(order=order):
+    async def _keep(self, machine: Machine, step: steps.KeptStep | steps.MovingStep, facts: NodeFacts) -> None:
+        """The steps of what is kept of a machine; those of one that moves come after."""
+        if isinstance(step, steps.MovingStep):
+            await self._move(machine, step, facts)
+            return
 
-                async def domain(kind: str) -> str:
-                    machine.new_start()
-                    return await self._domain(machine, order, facts, kind)
+        async def domain(order: Order, kind: str) -> str:
+            machine.new_start()
+            return await self._domain(machine, order, facts, kind)
 
-                self._savings.begin_restore(machine, order, _berth(machine, order), domain)
-            case steps.UseState(order=order, epoch=epoch):
-                await run(
-                    saving.states_of(world).use, machine.uid, _berth(machine, order), saving.state_of(order), epoch
-                )
-            case steps.SetClock():
-                await self._set_clock(machine)
-            case _:
-                await self._move(machine, step, facts)
-
-    async def _set_clock(self, machine: Machine) -> None:
-        """A guest's agent that does not do it holds nothing else up; it is asked again."""
-        machine.clock_tried_at = asyncio.get_running_loop().time()
-        try:
-            await self._world.run(self._world.hypervisor.set_clock, machine.uid, self._world.now().timestamp())
-            await self._world.run(saving.states_of(self._world).clock_set, machine.uid)
-        except BerthError as error:
-            _log.info("the guest's clock is not set yet", extra={"uid": machine.uid, "error": str(error)})
-            self._ring(machine.uid, gather.CLOCK_SECONDS)
+        await self._keeping.take(machine, step, self._machines.guest_uid, domain)
 
     async def _move(self, machine: Machine, step: steps.MovingStep, facts: NodeFacts) -> None:
         """The steps of a machine that moves."""

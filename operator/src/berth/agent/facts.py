@@ -87,6 +87,7 @@ def first(node: str, peer_port: int = 0) -> NodeFacts:
         peer_port=peer_port,
         copies_disks=True,
         states=True,
+        snapshots=True,
     )
 
 

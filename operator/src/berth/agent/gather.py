@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from berth.agent.handovers import Handovers, overdue
+from berth.agent.keeping import CLOCK_SECONDS
 from berth.agent.machines import Machine, Place
 from berth.agent.saving import Savings
+from berth.agent.snapshots import Seen as Taking
+from berth.agent.snapshots import Snapshots
 from berth.agent.world import World
-from berth.api.kept import StateOrder
+from berth.api.kept import SnapshotState, StateOrder
 from berth.api.order import NodeFacts
 from berth.domain import xml
-from berth.domain.observed import Guest, HandoverRecord, KeptStates, StartRecord
+from berth.domain.observed import Guest, HandoverRecord, KeptSnapshots, KeptStates, StartRecord
 from berth.effects.ports import Berth
 from berth.errors import HostFault, HypervisorDown
 from berth.plan import fate
@@ -26,8 +29,6 @@ from berth.plan.handover import Gate
 
 SURE_SECONDS: Final = 1.0
 """A berth process that was never seen by this agent is lost only when it is missed twice, this far apart."""
-CLOCK_SECONDS: Final = 10.0
-"""So often a guest's agent that answers is asked to set the clock."""
 EXIT_SECONDS: Final = 5.0
 """A berth that was told to exit and lives on is told again."""
 
@@ -47,13 +48,22 @@ class _Seen:
     kept: KeptStates | None
     kept_error: str
     clock_due: bool
+    snapshot_begun: bool
+    snapshots: KeptSnapshots | None
+    snapshots_error: str
 
 
 async def gather(
-    world: World, machine: Machine, facts: NodeFacts, handovers: Handovers | None = None, savings: Savings | None = None
+    world: World,
+    machine: Machine,
+    facts: NodeFacts,
+    handovers: Handovers | None = None,
+    savings: Savings | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Gathered:
     saving = savings.seen(machine) if savings is not None else Saving.NONE  # first: what it leaves is seen after it
-    seen = await world.run(_look, world, machine, savings)
+    taking = snapshots.seen(machine) if snapshots is not None else Taking()
+    seen = await world.run(_look, world, machine, savings, snapshots, taking)
     now = asyncio.get_running_loop().time()
     machine.guest, machine.record = seen.guest, seen.record
     if seen.guest is not None:
@@ -106,6 +116,13 @@ async def gather(
         kept=seen.kept,
         kept_error=seen.kept_error,
         clock_due=seen.clock_due and _hears(machine, now),
+        put_back=savings.put_back(machine) if savings is not None else None,
+        taking=taking.report,
+        taking_ends=taking.ends,
+        snapshot_begun=seen.snapshot_begun,
+        snapshots=seen.snapshots,
+        snapshots_error=seen.snapshots_error,
+        forgets=taking.forgets,
     )
 
 
@@ -125,7 +142,9 @@ def _listening(machine: Machine) -> bool:
     return incoming is not None and machine.arrival is not None and machine.arrival.migration == incoming.migration
 
 
-def _look(world: World, machine: Machine, savings: Savings | None) -> _Seen:
+def _look(
+    world: World, machine: Machine, savings: Savings | None, snapshots: Snapshots | None, taking: Taking
+) -> _Seen:
     """Blocking: the ports' part of it."""
     try:
         domain = world.hypervisor.domain(machine.uid)
@@ -143,6 +162,8 @@ def _look(world: World, machine: Machine, savings: Savings | None) -> _Seen:
     folder = record is not None or machine.uid in world.berths.folders()
     begun = world.states.begun(machine.uid) if world.states is not None else None
     kept, error = _kept(machine, guest, record, found, savings, begun)
+    busy = taking.report is not None and taking.report.state is not SnapshotState.FAILED
+    held, held_error = snapshots.look(machine, guest, record, found, busy=busy) if snapshots is not None else (None, "")
     return _Seen(
         hypervisor,
         guest,
@@ -155,6 +176,9 @@ def _look(world: World, machine: Machine, savings: Savings | None) -> _Seen:
         kept,
         error,
         world.states is not None and guest is not None and world.states.clock_due(machine.uid),
+        world.snapshots is not None and world.snapshots.files.begun(machine.uid),
+        held,
+        held_error,
     )
 
 

@@ -16,7 +16,7 @@ from berth.api.order import Fate, NicOrder, NicReport, Order, Report
 from berth.api.virtualmachine import GuestInfo
 from berth.domain.copied import Copied
 from berth.domain.files import DiskFile, MediaFiles
-from berth.domain.observed import Guest, StartRecord, Survey, TransferStats
+from berth.domain.observed import Guest, KeptSnapshots, StartRecord, Survey, TransferStats
 from berth.effects.ports import Berth, BerthLink
 from berth.errors import HostFault, Refused, StaleEpoch
 from berth.plan import gathered
@@ -117,6 +117,8 @@ class Machine:
     survey: Survey | None = None
     surveying: bool = False
     connections: int | None = None
+    snapshots: KeptSnapshots | None = None  # what its volume was seen to hold
+    forget_failed_at: float | None = None
     saved: bool = False  # this agent ended it because its state is whole
     clock_tried_at: float | None = None
     left_at: float | None = None  # since when nothing of it is here
@@ -140,7 +142,7 @@ class Machine:
         self.pressed_at = self.resumed_at = self.left_at = None
         self.info, self.nics, self.agent_channel, self.told = None, (), None, False
         self.cut_off, self.presses, self.unplugs = "", 0, {}
-        self.saved, self.clock_tried_at = False, None
+        self.saved, self.clock_tried_at, self.snapshots = False, None, None
         self.answer, self.source_silent, self.released, self.pause_ms = Answer.NONE, False, None, None
 
 

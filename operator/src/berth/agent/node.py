@@ -24,7 +24,9 @@ from berth.agent.reports import Hub
 from berth.agent.saving import Savings
 from berth.agent.segments import Segments
 from berth.agent.settings import Settings
+from berth.agent.snapshots import Snapshots
 from berth.agent.surveys import Surveys
+from berth.agent.works import AT_ONCE
 from berth.agent.world import World
 from berth.api.order import GuestState, Report
 from berth.errors import BerthError
@@ -53,7 +55,9 @@ class Node:
         self._watch = BerthWatch(world, self.bell.ring)
         self._infos = GuestInfos(world, self.machines, self.bell.ring)
         self.handovers = Handovers(world, self.machines, lambda uid: _ring_from_thread(loop, self.bell, uid))
-        self.savings = Savings(world, self.bell.ring)
+        turns = asyncio.Semaphore(AT_ONCE)
+        self.savings = Savings(world, turns, self.bell.ring)
+        self.snapshots = Snapshots(world, turns, self.bell.ring)
         self._surveys = Surveys(world, self.handovers.tunnel, self.bell.ring, settings.migration_cpus)
         self._reconciler = Reconciler(
             world,
@@ -64,6 +68,7 @@ class Node:
             self.metrics,
             self.handovers,
             self.savings,
+            self.snapshots,
             self._surveys,
         )
         self._events.on_stopped = self._stopped
@@ -85,6 +90,7 @@ class Node:
     async def stop(self) -> None:
         """Let go of everything; guests run on, and berths keep the lines' other ends open."""
         self.savings.close()
+        self.snapshots.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -103,7 +109,7 @@ class Node:
         """How far the guests are that are sent away or saved, and how many connections still come through the doors."""
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            for uid in (*self.handovers.sending(), *self.savings.busy()):
+            for uid in (*self.handovers.sending(), *self.savings.busy(), *self.snapshots.busy()):
                 least = self.handovers.watch(uid)
                 machine = self.machines.get(uid)
                 with contextlib.suppress(BerthError):

@@ -6,18 +6,21 @@ from collections.abc import Callable
 from datetime import datetime
 
 from berth.agent.settings import Settings
-from berth.agent.world import Moving, Runner, World
+from berth.agent.world import Moving, Runner, Snapshotting, World
 from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders
 from berth.effects.hypervisor import Libvirt
 from berth.effects.journal import QemuLogs
+from berth.effects.libvirt_backup import LibvirtBackups
 from berth.effects.links import ControlLinks
 from berth.effects.media import NodeMedia
 from berth.effects.network import NodeNetwork
 from berth.effects.probe import HostProber
 from berth.effects.qemu_process import NodeQemus
+from berth.effects.reverts import NodeReverts
 from berth.effects.segment_devices import NodeSegments
 from berth.effects.segments import Place
+from berth.effects.snapshots import NodeSnapshots
 from berth.effects.states import NodeStates
 
 
@@ -36,4 +39,5 @@ def real(settings: Settings, run: Runner, now: Callable[[], datetime]) -> World:
         now=now,
         moving=Moving(NodeQemus(), folders, settings.host_ip, settings.peer_port),
         states=NodeStates(folders),
+        snapshots=Snapshotting(NodeSnapshots(folders), NodeReverts(folders), LibvirtBackups(settings.libvirt_uri)),
     )

@@ -14,10 +14,12 @@ from berth.agent import gather
 from berth.agent.apply import Applier, StepFailed
 from berth.agent.berthwatch import BerthWatch
 from berth.agent.handovers import Handovers
+from berth.agent.keeping import Keeping
 from berth.agent.machines import Machine, Machines
 from berth.agent.metrics import Metrics
 from berth.agent.reports import Hub
 from berth.agent.saving import Savings
+from berth.agent.snapshots import Snapshots
 from berth.agent.surveys import Surveys
 from berth.agent.world import World
 from berth.api.order import GuestState, NodeFacts, Report
@@ -57,18 +59,20 @@ class Reconciler:
         metrics: Metrics,
         handovers: Handovers,
         savings: Savings,
+        snapshots: Snapshots,
         surveys: Surveys | None = None,
     ) -> None:
         self._surveys = surveys
         self._handovers = handovers
         self._savings = savings
+        self._snapshots = snapshots
         self._world = world
         self._machines = machines
         self._hub = hub
         self._ring = ring
         self._watch = watch
         self._metrics = metrics
-        self._applier = Applier(world, machines, ring, handovers, savings)
+        self._applier = Applier(world, machines, ring, handovers, Keeping(world, savings, snapshots, ring))
 
     async def reconcile(self, uid: str) -> None:
         machine = self._machines.get(uid)
@@ -77,7 +81,7 @@ class Reconciler:
         for _ in range(ROUNDS):
             if self._surveys is not None:
                 self._surveys.look(machine)
-            g = await gather.gather(self._world, machine, self._facts, self._handovers, self._savings)
+            g = await gather.gather(self._world, machine, self._facts, self._handovers, self._savings, self._snapshots)
             plan = planner.plan(g)
             acted = plan.acts and not self._held_back(machine, plan) and await self._apply(machine, g, plan)
             self._tell(machine, g, plan)

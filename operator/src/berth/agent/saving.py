@@ -1,7 +1,7 @@
-"""Guests that are being saved or restored: a task for each, and what became of it. plan/saving.py decides.
+"""Guests that are being saved, restored, or reverted to snapshots: a task for each, and what became of it.
+plan/saving.py and plan/reverting.py decide.
 
-Used by apply.py (begin, abort), gather.py (what is under way) and reconcile.py (what to report). All of it may be lost
-with the agent: the mark in the machine's folder and the files in its volume are what counts.
+Used by keeping.py (begin, abort), gather.py (what is under way) and reconcile.py (what to report).
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
+from berth.agent import works
 from berth.agent.machines import Machine
+from berth.agent.reverting import Reverting
+from berth.agent.works import Work, Works
 from berth.agent.world import World
 from berth.api.kept import StateOrder
 from berth.api.order import Order
+from berth.domain.files import MediaFiles
 from berth.effects.ports import Berth
 from berth.effects.ports_saving import KeptStates, States
 from berth.errors import BerthError, HostFault
@@ -27,8 +31,6 @@ SAVE_AGAIN: Final = 300.0
 """A save that failed is tried again so late, or when it is asked for anew: each attempt stops the guest."""
 SAVE_SECONDS: Final = 3600.0
 """A save that takes longer is given up: its volume does not answer, and the guest stands still."""
-AT_ONCE: Final = 2
-"""So many guests of a node are saved or restored at a time: more would only share its disks, and take longer each."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,82 +38,83 @@ Make = Callable[[str], Awaitable[str]]
 """A machine type → the XML of a domain with it."""
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-@dataclass(slots=True, eq=False)
-class _Work:
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Work(Work):
     """One attempt at saving or restoring a machine."""
 
-    uid: str
     berth: Berth
     state: StateOrder
     epoch: int  # of the start that is going on
+    what: Saving
     kind: str = ""  # its machine type, when it is saved
-    make: Make | None = None  # when it is restored
-    waits: bool = True  # for its turn: the guest still runs
-    aborted: bool = False
-    failure: SaveFailure | None = None
-    failed_at: float = 0.0
-    began_at: float = field(default_factory=_now)
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.task is not None and self.task.done()
+    reverting: Reverting | None = None
 
 
 class Savings:
-    def __init__(self, world: World, ring: Callable[[str], None]) -> None:
+    def __init__(self, world: World, turns: asyncio.Semaphore, ring: Callable[[str], None]) -> None:
         self._world = world
-        self._ring = ring
-        self._all: dict[str, _Work] = {}
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._works: Works[_Work] = Works(turns, ring)
+        self.busy = self._works.busy
+        self.close = self._works.close
 
     def seen(self, machine: Machine) -> Saving:
-        work = self._all.get(machine.uid)
+        work = self._works.get(machine.uid)
         if work is not None and not work.finished:
-            return Saving.BUSY if work.make is None else Saving.RESTORING
+            return work.what
+        if work is not None and _boots(work, machine):
+            return Saving.REVERTED
         return Saving.FAILED if self.save_failure(machine) is not None else Saving.NONE
+
+    def put_back(self, machine: Machine) -> int | None:
+        """How many per cent of the disks are those of a snapshot by now."""
+        work = self._works.get(machine.uid)
+        return work.reverting.percent if work is not None and work.reverting is not None else None
 
     def save_failure(self, machine: Machine) -> SaveFailure | None:
         """Why the last attempt to save it failed, as long as that keeps another one from being made."""
         work = self._failed_work(machine)
-        return work.failure if work is not None and work.make is None else None
+        return work.failure if work is not None and work.what is Saving.BUSY else None
 
     def restore_failure(self, machine: Machine) -> tuple[str, str] | None:
-        """The same of restoring it."""
+        """The same of restoring it, or reverting it."""
         work = self._failed_work(machine)
-        failure = work.failure if work is not None and work.make is not None else None
+        failure = work.failure if work is not None and work.what is not Saving.BUSY else None
         return (failure.reason, failure.message) if failure is not None else None
-
-    def busy(self) -> list[str]:
-        return [uid for uid, work in self._all.items() if not work.finished]
 
     def begin(self, machine: Machine, order: Order, berth: Berth) -> None:
         """Save it."""
         kind = machine.guest.machine if machine.guest is not None else ""
-        self._begin(_Work(machine.uid, berth, state_of(order), order.epoch, kind))
+
+        async def save() -> dict[str, object]:
+            return {"epoch": work.epoch, "bytes": await self._save(work)}
+
+        state, what = state_of(order), Saving.BUSY
+        words = (machine.uid, "saved", "the guest was not saved", save)
+        work = _Work(*words, berth=berth, state=state, epoch=order.epoch, what=what, kind=kind)
+        self._works.begin(work)
 
     def begin_restore(self, machine: Machine, order: Order, berth: Berth, make: Make) -> None:
-        self._begin(_Work(machine.uid, berth, state_of(order), order.epoch, make=make))
+        async def restore() -> dict[str, object]:
+            return {"epoch": work.epoch, "bytes": await self._restore(work, make)}
+
+        state, what = state_of(order), Saving.RESTORING
+        words = (machine.uid, "restored", "the guest was not restored", restore)
+        work = _Work(*words, berth=berth, state=state, epoch=order.epoch, what=what)
+        self._works.begin(work)
+
+    def begin_revert(
+        self, machine: Machine, order: Order, berth: Berth, guest_uid: int, files: MediaFiles, make: Make
+    ) -> None:
+        state, what = state_of(order), Saving.REVERTING
+        reverting = Reverting(self._world, order, berth, state, guest_uid, files, make, lambda: work.aborted)
+        words = (machine.uid, "reverted", "the guest was not reverted", reverting.run)
+        work = _Work(*words, berth=berth, state=state, epoch=order.epoch, what=what, reverting=reverting)
+        self._works.begin(work)
 
     async def abort(self, machine: Machine) -> None:
-        work = self._all.get(machine.uid)
-        if work is None or work.finished:
-            return
-        work.aborted = True
-        if work.waits and work.task is not None:
-            work.task.cancel()
-        elif work.make is None:
+        work = self._works.abort(machine.uid)
+        if work is not None and work.what is Saving.BUSY:
             await self._world.run(self._world.hypervisor.abort_migration, machine.uid)
-
-    def close(self) -> None:
-        """The agent ends; what libvirt has begun it may end, and the next agent throws that away and begins anew."""
-        for work in self._all.values():
-            if work.task is not None:
-                work.task.cancel()
 
     def look(self, machine: Machine, berth: Berth | None, state: StateOrder | None) -> tuple[KeptStates | None, str]:
         """What is in the volume; or why that is not known. It blocks."""
@@ -122,46 +125,18 @@ class Savings:
         except BerthError as error:
             return None, str(error)
 
-    def _begin(self, work: _Work) -> None:
-        known = self._all.get(work.uid)
-        if known is not None and not known.finished:
-            return
-        self._all[work.uid] = work
-        work.task = asyncio.create_task(self._run(work), name=f"state of {work.uid}")
-        work.task.add_done_callback(lambda _: self._ring(work.uid))
-
     def _failed_work(self, machine: Machine) -> _Work | None:
         """What failed a short while ago, for what is still wanted; anything else that is over is forgotten."""
-        work = self._all.get(machine.uid)
-        if work is None or not work.finished:
+        work = self._works.get(machine.uid)
+        if work is None or not work.finished or _boots(work, machine):
             return None
-        order = machine.order
-        state = order.state if order is not None else None
-        again = SAVE_AGAIN if work.make is None else RESTORE_AGAIN
-        asked = state is not None and (state.save if work.make is None else state.restore == work.state.restore)
-        if not asked or work.failure is None or _now() - work.failed_at >= again:
-            del self._all[machine.uid]
+        state = machine.order.state if machine.order is not None else None
+        again = SAVE_AGAIN if work.what is Saving.BUSY else RESTORE_AGAIN
+        asked = state is not None and _asked(work, state)
+        if not asked or work.failure is None or works.now() - work.failed_at >= again:
+            self._works.drop(machine.uid)
             return None
         return work
-
-    async def _run(self, work: _Work) -> None:
-        try:
-            async with self._turns:
-                work.waits = False
-                size = await (self._save(work) if work.make is None else self._restore(work, work.make))
-            shown = {"uid": work.uid, "epoch": work.epoch, "bytes": size, "seconds": round(_now() - work.began_at, 3)}
-            _log.info("saved" if work.make is None else "restored", extra=shown)
-        except BerthError as error:
-            self._failed(work, error.reason, str(error))
-        except Exception as error:
-            _log.exception("a state was not saved or restored", extra={"uid": work.uid})
-            self._failed(work, "InternalError", f"{type(error).__name__}: {error}")
-
-    def _failed(self, work: _Work, reason: str, message: str) -> None:
-        text = "the guest was not saved" if work.make is None else "the guest was not restored"
-        _log.warning(text, extra={"uid": work.uid, "reason": reason, "error": message})
-        if not work.aborted:
-            work.failure, work.failed_at = SaveFailure(reason, message), _now()
 
     async def _restore(self, work: _Work, make: Make) -> int:
         """Its bytes. The state is left as it is, whatever happens."""
@@ -213,6 +188,26 @@ class Savings:
             await self._world.run(states_of(self._world).scrap, work.uid, work.berth, work.state)
         except BerthError as error:
             _log.warning("what was written stays in the volume", extra={"uid": work.uid, "error": str(error)})
+
+
+def _asked(work: _Work, state: StateOrder) -> bool:
+    """Whether that is still what is wanted."""
+    match work.what:
+        case Saving.BUSY:
+            return state.save
+        case Saving.REVERTING:
+            return state.revert is not None and state.revert == work.state.revert
+        case _:
+            return state.restore == work.state.restore
+
+
+def _boots(work: _Work, machine: Machine) -> bool:
+    """Whether its disks were put back, as is wanted now, and it has no memory to be restored."""
+    order = machine.order
+    state = order.state if order is not None and order.epoch == work.epoch else None
+    done = work.what is Saving.REVERTING and work.finished and work.failure is None and not work.aborted
+    revert = work.state.revert
+    return done and revert is not None and not revert.memory and state is not None and _asked(work, state)
 
 
 def states_of(world: World) -> States:

@@ -12,7 +12,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from berth.effects.folders import MachineFolders
 from berth.effects.ports import BerthLinks, Berths, Hypervisor, Journal, Media, Network, Prober
 from berth.effects.ports_moving import Qemus
-from berth.effects.ports_saving import States
+from berth.effects.ports_saving import Backups, Reverts, Snapshots, States
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +35,15 @@ class Moving:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshotting:
+    """What snapshots need beside the rest."""
+
+    files: Snapshots
+    reverts: Reverts
+    backups: Backups
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     hypervisor: Hypervisor
     berths: Berths
@@ -47,6 +56,7 @@ class World:
     now: Callable[[], datetime]
     moving: Moving | None = None  # None: guests cannot move
     states: States | None = None  # None: guests cannot be saved
+    snapshots: Snapshotting | None = None  # None: no snapshots of them can be taken
 
 
 def in_threads(executor: Executor) -> Runner:

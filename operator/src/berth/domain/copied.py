@@ -1,11 +1,12 @@
-"""Which disks of a machine are files of its node alone, and go along by being copied when it moves. Pure.
+"""Which disks of a machine are files of its node alone, and go along by being copied when it moves; which ones a
+snapshot holds. Pure.
 
 Called by the agents of both nodes, each with its own order, and by the words that the source's reports say of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from berth.api.devices import DiskBus
@@ -23,13 +24,18 @@ class Copied:
 
 
 def of(machine: MachineOrder) -> tuple[Copied, ...]:
-    return tuple(_of(machine))
+    return tuple(_of(machine, is_copied))
 
 
-def _of(machine: MachineOrder) -> Iterator[Copied]:
+def written(machine: MachineOrder) -> tuple[Copied, ...]:
+    """All that the guest can write: what a snapshot holds."""
+    return tuple(_of(machine, lambda order: not order.read_only))
+
+
+def _of(machine: MachineOrder, wanted: Callable[[DiskOrder], bool]) -> Iterator[Copied]:
     counts = dict.fromkeys(DiskBus, 0)
     for order in machine.disks:
-        if is_copied(order):
+        if wanted(order):
             yield Copied(order.name, disk.target(order.bus, counts[order.bus]), order.size_bytes)
         counts[order.bus] += 1
 

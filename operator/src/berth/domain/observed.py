@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from berth.api.kept import RevertOrder, SnapshotReport
 from berth.api.order import Order
 from berth.domain.host import Accelerator
 
@@ -112,6 +113,23 @@ class KeptStates:
 
     complete: frozenset[int] = frozenset()
     used: frozenset[int] = frozenset()
+    snapshots: frozenset[str] = frozenset()
+    """The uids of those that are whole."""
+    reverted: str = ""
+    """The request of the last revert that was carried out."""
+    reverting: RevertOrder | None = None
+    """The one whose disks are being written, or were, and that no guest has run from yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSnapshots:
+    """The same of snapshots alone, for a guest that runs."""
+
+    there: frozenset[str] = frozenset()
+    """The uids of all that anything is there of, whole or not."""
+    ready: SnapshotReport | None = None
+    """The one that is ordered, when it is whole."""
+    reverted: str = ""
 
 
 @dataclass(frozen=True, slots=True)

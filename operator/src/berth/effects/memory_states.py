@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from berth.api.kept import StateOrder
+from berth.api.kept import RevertOrder, StateOrder
 from berth.domain.observed import KeptStates
+from berth.effects.manifests import Manifest
 from berth.effects.ports import Berth
 from berth.effects.ports_saving import SavedGuest
 from berth.errors import HostFault
@@ -23,6 +24,14 @@ class Volume:
     used: set[tuple[str, int]] = field(default_factory=set)
     drafts: set[tuple[str, int]] = field(default_factory=set)
     corrupt: set[tuple[str, int]] = field(default_factory=set)
+    snapshots: dict[tuple[str, str], Manifest | None] = field(default_factory=dict)  # None: not whole
+    spoiled: set[str] = field(default_factory=set)  # snapshots that are not what was taken
+    reverted: dict[str, str] = field(default_factory=dict)
+    reverting: dict[str, RevertOrder] = field(default_factory=dict)
+    disks: dict[str, str] = field(default_factory=dict)  # which snapshot's they are; "half" while they are written
+
+    def whole(self, vm_uid: str) -> frozenset[str]:
+        return frozenset(uid for (vm, uid), told in self.snapshots.items() if vm == vm_uid and told is not None)
 
 
 @dataclass(slots=True)
@@ -40,6 +49,9 @@ class MemoryStates:
         return KeptStates(
             frozenset(epoch for uid, epoch in volume.complete if uid == vm_uid),
             frozenset(epoch for uid, epoch in volume.used if uid == vm_uid),
+            volume.whole(vm_uid),
+            volume.reverted.get(vm_uid, ""),
+            volume.reverting.get(vm_uid),
         )
 
     def draft(self, vm_uid: str, berth: Berth, state: StateOrder, epoch: int) -> str:

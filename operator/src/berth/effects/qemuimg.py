@@ -15,6 +15,7 @@ from berth.effects import diskformat, paths
 from berth.errors import HostFault
 
 _SECONDS = 30
+COPY_SECONDS = 6 * 3600
 _MEMORY_BYTES = 2 << 30
 _SIZE_AT = 24  # of a qcow2 header: how large the guest sees the disk
 
@@ -74,6 +75,25 @@ def fit(fd: int, guest_uid: int, form: str, size: int) -> None:
         _run(guest_uid, fd, "resize", "-q", "--shrink", "-f", "qcow2", f"/proc/self/fd/{fd}", str(size))
 
 
+def blank(fd: int, guest_uid: int, form: str, size: int) -> None:
+    """Make an image anew in the place of one that stands on no other: nothing of it is left."""
+    _truncate(fd, 0)
+    if form == "raw":
+        _truncate(fd, size)
+    else:
+        create_qcow2(fd, guest_uid, size)
+
+
+def copy_into(fd: int, guest_uid: int, form: str, source: int, *, blank: bool) -> None:
+    """All that a qcow2 image shows, which the guest's uid may read, into an image of the guest's own of that size.
+
+    ``blank``: nothing but zeros is read from it now.
+    """
+    how = ("--target-is-zero",) if blank else ()
+    names = (f"/proc/self/fd/{source}", f"/proc/self/fd/{fd}")
+    _run(guest_uid, fd, "convert", "-n", *how, "-f", "qcow2", "-O", form, *names, more=(source,), seconds=COPY_SECONDS)
+
+
 def create_raw(fd: int, size: int) -> None:
     """A sparse file: it takes space as the guest writes."""
     _truncate(fd, size)
@@ -94,15 +114,16 @@ def _full_or_fault(problem: str) -> HostFault:
     return HostFault(f"the disk image cannot be made: {problem}", reason="ImageToolFailed")
 
 
-def _run(guest_uid: int, fd: int, *arguments: str) -> None:
+def _run(guest_uid: int, fd: int, *arguments: str, more: tuple[int, ...] = (), seconds: int = _SECONDS) -> None:
     drop = ("setpriv", f"--reuid={guest_uid}", f"--regid={guest_uid}", "--clear-groups", "--no-new-privs")
     no_capabilities = ("--inh-caps=-all", "--bounding-set=-all")
-    limits = ("prlimit", f"--as={_MEMORY_BYTES}", f"--cpu={_SECONDS}", "--core=0")
+    limits = ("prlimit", f"--as={_MEMORY_BYTES}", f"--cpu={seconds}", "--core=0")
     command = [*limits, *drop, *no_capabilities, "qemu-img", *arguments]
     try:
-        done = subprocess.run(command, pass_fds=(fd,), capture_output=True, text=True, timeout=_SECONDS, check=False)
+        fds = (fd, *more)
+        done = subprocess.run(command, pass_fds=fds, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
-        message = f"qemu-img {arguments[0]} took more than {_SECONDS} s; is the volume's storage stuck?"
+        message = f"qemu-img {arguments[0]} took more than {seconds} s; is the volume's storage stuck?"
         raise HostFault(message, reason="ImageToolFailed") from error
     if done.returncode:
         raise _full_or_fault((done.stderr or done.stdout).strip()[-500:] or f"qemu-img ended with {done.returncode}")

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from berth.api.handover import DoorOrder, Forward
+from berth.api.kept import SnapshotReport
 from berth.api.order import Fate, GuestState, NicOrder, Order, OrderPower
 from berth.domain.observed import (
     DomainState,
     Guest,
     HandoverRecord,
     HandoverState,
+    KeptSnapshots,
     KeptStates,
     StartRecord,
     Survey,
@@ -36,6 +38,8 @@ class Saving(enum.Enum):
     NONE = "none"
     BUSY = "busy"
     RESTORING = "restoring"
+    REVERTING = "reverting"
+    REVERTED = "reverted"  # its disks are a snapshot's, as the order that counts now wants them, and it is to boot
     FAILED = "failed"  # a moment ago, for the order that counts now
 
 
@@ -122,7 +126,20 @@ class Gathered:
     """What is in its volume; None: there was no reason to look, or it cannot be read."""
     kept_error: str = ""
     restore_failure: tuple[str, str] | None = None
-    """Reason and message of a restore that failed a moment ago."""
+    """Reason and message of a restore, or a revert, that failed a moment ago."""
+    put_back: int | None = None
+    """How many per cent of the disks are put back."""
+    taking: SnapshotReport | None = None
+    """This agent's own work on a snapshot; FAILED for as long as the order names it."""
+    taking_ends: bool = False
+    """It was given up, and is about to end."""
+    snapshot_begun: bool = False
+    """The mark that a snapshot was begun here, and neither given up nor carried to the end."""
+    snapshots: KeptSnapshots | None = None
+    """What is in its volume; None: there was no reason to look, or it cannot be read."""
+    snapshots_error: str = ""
+    forgets: bool = True
+    """Snapshots may be removed now: that has not failed a moment ago."""
     clock_due: bool = False
     """It was restored, its agent answers, and its clock is still that of the moment in which it was saved."""
 

@@ -18,10 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, assert_never
 
+from berth.api.kept import StateOrder
 from berth.api.order import Order, OrderPower
 from berth.domain import host, redaction
 from berth.domain.observed import DomainState, Guest, StartRecord
-from berth.plan import gathered, moving, plug, saving, steps
+from berth.plan import gathered, moving, plug, reverting, saving, snapshots, steps
 from berth.plan.gathered import FATE_PATIENCE, Gathered, Saving
 from berth.plan.handover import Take
 from berth.plan.steps import Awaited, Plan, Step
@@ -71,12 +72,16 @@ def _with_guest(g: Gathered, guest: Guest) -> Iterator[Step]:
     if moving.is_copy(g, guest):
         yield from moving.copy(g, guest)
         return
+    if held := snapshots.holds(g, guest):
+        yield from held
+        return
     if leaving := moving.source(g):
         yield from leaving
         return
     if held := saving.steps_for(g, guest):
         yield from held
         return
+    yield from snapshots.beside(g, guest)
     match guest.state:
         case DomainState.RUNNING:
             yield from _running(g, guest)
@@ -101,7 +106,7 @@ def _absent(g: Gathered) -> Iterator[Step]:
         text = f"the berth process of pod {order.berth.pod_name} is not on this node yet"
         yield steps.WaitFor(Awaited.BERTH, LOOK_AGAIN, text)
     elif g.shutdown_asked:
-        if g.saving is Saving.RESTORING:
+        if g.saving in (Saving.RESTORING, Saving.REVERTING):
             yield steps.AbortSave("its pod is to end")
         yield from _end_berth(g, order.berth.pod_uid, 0, "stopped before it was started")
     elif host.choose_accelerator(order.emulation, kvm_usable=g.kvm_usable) is None:
@@ -109,10 +114,17 @@ def _absent(g: Gathered) -> Iterator[Step]:
         yield steps.CannotRun("KvmNotUsable", text)
     elif order.incoming is not None:
         yield from _await(g, order)
-    elif order.state is not None and (instead := saving.before_start(g, order, order.state)) is not None:
+    elif order.state is not None and (instead := _before_start(g, order, order.state)) is not None:
         yield from instead
     else:
         yield from _start(g, order)
+
+
+def _before_start(g: Gathered, order: Order, state: StateOrder) -> tuple[Step, ...] | None:
+    instead = reverting.before_start(g, order, state)
+    if instead is None and (state.save or reverting.pending(g, order) is None):
+        return saving.before_start(g, order, state)
+    return instead
 
 
 def _await(g: Gathered, order: Order) -> Iterator[Step]:
@@ -133,6 +145,9 @@ def _start(g: Gathered, order: Order) -> Iterator[Step]:
     yield steps.PrepareCgroup(order, f"epoch {order.epoch} is to run in pod {order.berth.pod_name}")
     yield steps.PrepareMedia(order, "QEMU opens its files at fixed paths")
     yield steps.CreateTaps(order, "libvirt opens the taps in the agent's network namespace")
+    if reverts := tuple(reverting.revert(g, order)):
+        yield from reverts
+        return
     saved = saving.restores(g, order)
     if saved is not None:
         yield from saving.restore(order, saved)
@@ -145,6 +160,7 @@ def _start(g: Gathered, order: Order) -> Iterator[Step]:
 
 
 def _first_run(g: Gathered, order: Order) -> Iterator[Step]:
+    yield from reverting.use(g, order)
     yield from saving.use(g, order)
     yield steps.MarkStarted(order, "from here on a missing domain means that the guest ended")
     yield steps.Resume("power is Running")
@@ -157,6 +173,9 @@ def _loaded(g: Gathered, guest: Guest) -> Iterator[Step]:
     if g.shutdown_asked:
         yield steps.Destroy("NeverStarted", "its pod is to end, and the guest has not run yet")
         return
+    if stale := reverting.stale(g, guest):
+        yield steps.Destroy("NeverStarted", stale)
+        return
     if order.berth.pod_uid not in g.present:
         yield steps.WaitFor(Awaited.BERTH, LOOK_AGAIN, "its berth is needed for its network")
         return
@@ -166,7 +185,7 @@ def _loaded(g: Gathered, guest: Guest) -> Iterator[Step]:
             yield steps.RecordOrder(redaction.redacted(wired), "an agent that takes over has to know what it serves")
         yield steps.AttachNetwork(wired, "the guest is to find its network when it wakes")
     yield from _change_nics(g, guest, order)
-    waits = list(saving.unknown(g, order))
+    waits = list(saving.unknown(g, guest, order))
     if order.power is OrderPower.RUNNING and not waits:
         yield from _first_run(g, order)
     yield from (*waits, *plug.waits(g, guest))

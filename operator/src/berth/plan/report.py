@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from berth.api.kept import SnapshotReport, SnapshotState
 from berth.api.order import GuestState, NicReport, Report, ReportCondition
 from berth.api.virtualmachine import ConditionStatus, ConditionType, GuestInfo
 from berth.domain.observed import Guest, TransferStats
-from berth.plan import gathered, moving, plug, steps
+from berth.plan import gathered, moving, plug, reverting, snapshots, steps
 from berth.plan.gathered import Gathered, Life, Saving
 from berth.plan.steps import Plan, Step
 
@@ -93,6 +94,9 @@ def report(g: Gathered, p: Progress) -> Report | None:
         guest_nics=p.guest_nics if state in _ALIVE else (),
         migration=moving.report(g, p.pause_ms),
         connections=p.connections if state is GuestState.MOVED else None,
+        snapshot=_snapshot(g, p),
+        forgotten=snapshots.forgotten(g),
+        reverted=_reverted(g),
         conditions=(_disks(g, p), _network(g, p, state), _running(g, p, state), *_suspendable(p)),
     )
 
@@ -186,6 +190,18 @@ def _saving(p: Progress) -> str:
     return f"its memory and devices are being saved{far}"
 
 
+def _snapshot(g: Gathered, p: Progress) -> SnapshotReport | None:
+    told, done = snapshots.report(g), p.transfer
+    if told is None or told.state is not SnapshotState.SAVING or not done.total:
+        return told
+    return told.model_copy(update={"percent": 100 * (done.total - done.remaining) // done.total})
+
+
+def _reverted(g: Gathered) -> str:
+    order = gathered.wanted(g, g.guest) if g.guest is not None else gathered.accepted(g)
+    return reverting.done(g, order) if order is not None else ""
+
+
 def _nics(g: Gathered, guest: Guest) -> ReportCondition | None:
     """NICs that do not come or go as ordered, while the others work."""
     if homeless := plug.without_slot(g, guest):
@@ -205,6 +221,8 @@ def _running(g: Gathered, p: Progress, state: GuestState) -> ReportCondition:
         return _condition(kind, _S.FALSE, "GuestEnding", "the guest is ending; how it went is about to be told")
     if state is GuestState.PAUSED and g.saving is Saving.BUSY:
         return _condition(kind, _S.FALSE, "Saving", _saving(p))
+    if state is GuestState.PAUSED and snapshots.stopped(g):
+        return _condition(kind, _S.FALSE, "Snapshot", "it stands still while its memory is written to a snapshot")
     match state:
         case GuestState.RUNNING:
             return _condition(kind, _S.TRUE, "Running")

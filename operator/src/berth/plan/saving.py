@@ -20,7 +20,7 @@ from typing import Final
 from berth.api.kept import StateOrder
 from berth.api.order import Order
 from berth.domain.observed import DomainState, Guest, KeptStates
-from berth.plan import gathered, steps
+from berth.plan import gathered, reverting, steps
 from berth.plan.fate import SAVED
 from berth.plan.gathered import Gathered, Saving
 from berth.plan.steps import Awaited, Step
@@ -60,14 +60,19 @@ def steps_for(g: Gathered, guest: Guest) -> tuple[Step, ...]:
 
 def _half_restored(g: Gathered, guest: Guest) -> bool:
     """Whether libvirt still reads its memory; an agent before this one may have begun that."""
-    restored = guest.order.state is not None and guest.order.state.restore is not None
-    return restored and (g.saving is Saving.RESTORING or guest.detail == "starting up")
+    reads = g.saving in (Saving.RESTORING, Saving.REVERTING)
+    return _restored(guest) and (reads or guest.detail == "starting up")
+
+
+def _restored(guest: Guest) -> bool:
+    """Whether its domain may have been made of a memory that was kept."""
+    state = guest.order.state
+    return (state is not None and state.restore is not None) or reverting.brings_memory(guest)
 
 
 def stands(g: Gathered, guest: Guest) -> bool:
     """Whether it is whole and was just never let run: what libvirt says of it sounds like a migration."""
-    state = guest.order.state
-    return guest.detail == "migration" and state is not None and state.restore is not None and g.handover is None
+    return guest.detail == "migration" and _restored(guest) and g.handover is None
 
 
 def _reads() -> steps.WaitFor:
@@ -114,6 +119,8 @@ def _missing(kept: KeptStates, state: StateOrder, epoch: int) -> bool:
 def restores(g: Gathered, order: Order) -> int | None:
     """The start whose state this one begins with."""
     epoch = order.state.restore if order.state is not None else None
+    if reverting.pending(g, order) is not None:
+        return None
     return epoch if epoch is not None and complete(g, epoch) else None
 
 
@@ -129,9 +136,10 @@ def forget(g: Gathered, order: Order) -> Iterator[Step]:
         yield steps.ScrapState(order, "it boots anew: what was saved before must never meet the disks again")
 
 
-def unknown(g: Gathered, order: Order) -> Iterator[Step]:
-    """A wait, while a state that is to be used cannot be marked so: the domain made of it must not run before."""
-    if order.state is not None and order.state.restore is not None and g.kept is None:
+def unknown(g: Gathered, guest: Guest, order: Order) -> Iterator[Step]:
+    """A wait, while what is to be used cannot be marked so: the domain made of it must not run before."""
+    told = [state for state in (guest.order.state, order.state) if state is not None]
+    if g.kept is None and any(state.restore is not None or state.revert is not None for state in told):
         text = f"the volume with its state cannot be read: {g.kept_error or 'not looked at yet'}"
         yield steps.WaitFor(Awaited.STATE, LOOK_AGAIN, text)
 

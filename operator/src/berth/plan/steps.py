@@ -11,6 +11,19 @@ from dataclasses import dataclass
 
 from berth.api.order import NicOrder, Order
 from berth.plan.method import Method
+from berth.plan.steps_kept import AbortSave as AbortSave
+from berth.plan.steps_kept import AbortSnapshot as AbortSnapshot
+from berth.plan.steps_kept import BeginRestore as BeginRestore
+from berth.plan.steps_kept import BeginRevert as BeginRevert
+from berth.plan.steps_kept import BeginSave as BeginSave
+from berth.plan.steps_kept import BeginSnapshot as BeginSnapshot
+from berth.plan.steps_kept import ForgetSnapshots as ForgetSnapshots
+from berth.plan.steps_kept import KeptStep as KeptStep
+from berth.plan.steps_kept import ScrapSnapshot as ScrapSnapshot
+from berth.plan.steps_kept import ScrapState as ScrapState
+from berth.plan.steps_kept import SetClock as SetClock
+from berth.plan.steps_kept import UseRevert as UseRevert
+from berth.plan.steps_kept import UseState as UseState
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,56 +270,6 @@ class FailReceiving:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class BeginSave:
-    """When its turn comes: mark it, stop the guest, have libvirt write memory and devices to the volume. Beside the
-    other steps: none waits for it."""
-
-    order: Order
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AbortSave:
-    """End that, or BeginRestore."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ScrapState:
-    """States.scrap: manifests first, then memory, then the mark."""
-
-    order: Order
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class BeginRestore:
-    """In place of CreatePaused: States.open verifies the state of that start, Hypervisor.restore makes the domain. When
-    its turn comes, beside the other steps."""
-
-    order: Order
-    epoch: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class UseState:
-    """States.use: from here on the state is used."""
-
-    order: Order
-    epoch: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SetClock:
-    """Hypervisor.set_clock: the guest slept, and does not know for how long."""
-
-    reason: str
-
-
 class Awaited(enum.Enum):
     """What a machine waits for."""
 
@@ -321,6 +284,7 @@ class Awaited(enum.Enum):
     MIGRATION = "Migration"
     SAVE = "Save"
     STATE = "State"
+    SNAPSHOT = "Snapshot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +309,6 @@ MovingStep = (
     | Arrive
     | FailReceiving
 )
-SavingStep = BeginSave | AbortSave | ScrapState | BeginRestore | UseState | SetClock
 
 Step = (
     RefuseOrder
@@ -369,7 +332,7 @@ Step = (
     | ExitBerth
     | CleanUp
     | MovingStep
-    | SavingStep
+    | KeptStep
     | WaitFor
 )
 

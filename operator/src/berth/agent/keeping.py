@@ -1,0 +1,105 @@
+"""The steps of what is kept of machines in their volumes, carried out: saved states, snapshots, reverts. Used by
+apply.py; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, assert_never
+
+from berth.agent import saving
+from berth.agent.machines import Machine
+from berth.agent.reverting import ports
+from berth.agent.saving import Savings
+from berth.agent.snapshots import Snapshots
+from berth.agent.world import World
+from berth.api.order import Order
+from berth.domain.observed import TransferStats
+from berth.effects.ports import Berth
+from berth.errors import BerthError, HostFault, Unavailable
+from berth.plan import steps
+
+CLOCK_SECONDS: Final = 10.0
+"""So often a guest's agent that answers is asked to set the clock."""
+
+_log = logging.getLogger(__name__)
+
+Domain = Callable[[Order, str], Awaitable[str]]
+"""An order and a machine type → the XML of the domain."""
+
+
+class Keeping:
+    def __init__(self, world: World, savings: Savings, snapshots: Snapshots, ring: Callable[..., None]) -> None:
+        self._world = world
+        self._savings = savings
+        self._snapshots = snapshots
+        self._ring = ring
+
+    async def take(
+        self, machine: Machine, step: steps.KeptStep, guest_uid: Callable[[Machine], int], domain: Domain
+    ) -> None:
+        run, world = self._world.run, self._world
+        match step:
+            case steps.BeginSave(order=order):
+                machine.transfer = TransferStats()
+                self._savings.begin(machine, order, _berth(machine, order))
+            case steps.AbortSave():
+                await self._savings.abort(machine)
+            case steps.ScrapState(order=order):
+                await run(saving.states_of(world).scrap, machine.uid, _berth(machine, order), saving.state_of(order))
+            case steps.BeginRestore(order=order):
+                self._savings.begin_restore(machine, order, _berth(machine, order), _of(domain, order))
+            case steps.UseState(order=order, epoch=epoch):
+                state, berth = saving.state_of(order), _berth(machine, order)
+                await run(saving.states_of(world).use, machine.uid, berth, state, epoch)
+            case steps.SetClock():
+                await self._set_clock(machine)
+            case steps.BeginSnapshot(order=order):
+                machine.transfer = TransferStats()
+                self._snapshots.begin(machine, order, _berth(machine, order))
+            case steps.AbortSnapshot():
+                await self._snapshots.abort(machine)
+            case steps.ScrapSnapshot(order=order):
+                await self._snapshots.scrap(machine, order.state, machine.place(order.berth.pod_uid).berth)
+            case steps.ForgetSnapshots(order=order, uids=uids):
+                await self._snapshots.forget(machine, saving.state_of(order), _berth(machine, order), uids)
+            case steps.BeginRevert(order=order):
+                self._begin_revert(machine, order, guest_uid(machine), _of(domain, order))
+            case steps.UseRevert(order=order, revert=revert):
+                state, berth = saving.state_of(order), _berth(machine, order)
+                machine.snapshots = None
+                await run(ports(world).reverts.use, machine.uid, berth, state, revert)
+            case _ as never:
+                assert_never(never)
+
+    def _begin_revert(self, machine: Machine, order: Order, guest_uid: int, make: saving.Make) -> None:
+        files = machine.place(order.berth.pod_uid).files
+        if files is None:
+            raise HostFault("the plan reverts disks before they are prepared", reason="InternalError")
+        self._savings.begin_revert(machine, order, _berth(machine, order), guest_uid, files, make)
+
+    async def _set_clock(self, machine: Machine) -> None:
+        """A guest's agent that does not do it holds nothing else up; it is asked again."""
+        machine.clock_tried_at = asyncio.get_running_loop().time()
+        try:
+            await self._world.run(self._world.hypervisor.set_clock, machine.uid, self._world.now().timestamp())
+            await self._world.run(saving.states_of(self._world).clock_set, machine.uid)
+        except BerthError as error:
+            _log.info("the guest's clock is not set yet", extra={"uid": machine.uid, "error": str(error)})
+            self._ring(machine.uid, CLOCK_SECONDS)
+
+
+def _of(domain: Domain, order: Order) -> saving.Make:
+    async def make(kind: str) -> str:
+        return await domain(order, kind)
+
+    return make
+
+
+def _berth(machine: Machine, order: Order) -> Berth:
+    berth = machine.place(order.berth.pod_uid).berth
+    if berth is None:
+        raise Unavailable(f"the berth process of pod {order.berth.pod_name} is not there", reason="BerthGone")
+    return berth

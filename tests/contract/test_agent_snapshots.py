@@ -1,0 +1,188 @@
+"""Snapshots of a real guest, taken and reverted to by a whole agent: what it remembers and what its disks hold fit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from berth.api.kept import RevertOrder, SnapshotOrder
+from berth.api.order import DiskKind, DiskOrder, FileOrder, Order
+from tests.contract import pods
+from tests.contract.agent_bench import Place, World
+from tests.contract.test_agent_saved import condition, gone, next_start, told, volume
+
+MIB = 1 << 20
+SIZE = 24 * MIB
+CLAIM = DiskOrder(
+    name="claim", kind=DiskKind.FILE, source=FileOrder(folder="/berth/claims/data", path="disk.img"), size_bytes=SIZE
+)
+EMPTY = DiskOrder(name="empty", kind=DiskKind.EMPTY, size_bytes=8 * MIB)
+FILL = f"for d in a b; do dd if=/dev/urandom of=/dev/vd$d bs={MIB} seek=2 count=4 conv=fsync 2>/dev/null; done"
+SUM = f"for d in a b; do echo sum-$d $(dd if=/dev/vd$d bs={MIB} skip=2 2>/dev/null | sha256sum); done"
+COUNT = (
+    "n=0; printf %08d 0 | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; (while :; do"
+    ' echo 1 > /proc/sys/vm/drop_caches; r=$(head -c 8 /dev/vda); [ "$r" = "$(printf %08d $n)" ] || echo lost $r of $n;'
+    " n=$((n+1)); printf %08d $n | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; echo tick $n; done) &"
+)
+"""The number that a process remembers is the one on the disk, or it says so."""
+
+
+def uid(number: int = 1) -> str:
+    return f"55555555-0000-4000-8000-{number:012d}"
+
+
+def taking(order: Order, number: int = 1, *, memory: bool = True) -> Order:
+    return told(order, snapshot=SnapshotOrder(uid=uid(number), name=f"s{number}", memory=memory))
+
+
+def back(request: str, number: int = 1, *, memory: bool = True) -> RevertOrder:
+    return RevertOrder(request=request, snapshot=uid(number), name=f"s{number}", memory=memory)
+
+
+class Bench:
+    """A machine with a claim, an empty disk and a volume for its states, whose berths come and go."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self.claim, self.kept = world, folder / "claim", folder / "kept"
+        self.claim.mkdir()
+        self.kept.mkdir()
+        self.place = self.berth()
+        machine = self.place.order.machine.model_copy(update={"disks": (CLAIM, EMPTY)})
+        self.place.order = told(self.place.order.model_copy(update={"machine": machine}))
+        self.epoch = 1
+
+    @property
+    def uid(self) -> str:
+        return self.place.order.uid
+
+    def folder(self, number: int = 1) -> Path:
+        return self.kept / self.uid / "snapshots" / uid(number)
+
+    def berth(self) -> Place:
+        place = self.world.place()
+        volume(place, self.kept)
+        target = place.pod.root / "berth/claims/data"
+        target.mkdir()
+        enter = ["nsenter", "-t", str(place.pod.pid), "-m", "mount", "--bind", str(self.claim), str(target)]
+        subprocess.run(enter, check=True)
+        return place
+
+    async def runs(self) -> None:
+        await self.world.up(self.place)
+        self.place.console.type("")
+        await asyncio.to_thread(self.place.console.says, r"# ")
+
+    async def counts(self) -> None:
+        await self.runs()
+        self.place.console.type(FILL)
+        self.place.console.type(COUNT)
+        await asyncio.to_thread(self.place.console.says, "tick 5\r?\n")
+
+    async def ends(self) -> None:
+        self.place.terminate()
+        assert await asyncio.to_thread(self.place.pod.wait, 30) == 0
+        await gone(self.world, self.uid)
+
+    async def again(self, **state: Any) -> None:
+        """Its next start, in another berth."""
+        first, self.place, self.epoch = self.place, self.berth(), self.epoch + 1
+        next_start(self.place, first.order, self.epoch, **state)
+        status, answer = await self.world.controller.send(self.place.order)
+        assert status == 200, answer
+
+    async def sums(self) -> dict[str, str]:
+        return dict(re.findall(r"sum-(\w) ([0-9a-f]{64})", await self.says(SUM, r"sum-b [0-9a-f]{64}")))
+
+    async def says(self, line: str, what: str) -> str:
+        """What it says from then on."""
+        before = len(self.place.console.text)
+        self.place.console.type(line)
+        found = lambda: re.search(what, self.place.console.text[before:])  # noqa: E731
+        await asyncio.to_thread(pods.until, found, 60, what)
+        return self.place.console.text[before:]
+
+    def ticks(self) -> list[int]:
+        return [int(n) for n in re.findall(r"tick (\d+)\r?\n", self.place.console.text)]
+
+    def lost(self) -> list[str]:
+        return re.findall(r"lost \d+ of \d+", self.place.console.text)
+
+    async def ticks_on(self, more: int = 3) -> None:
+        count = len(self.ticks())
+        await asyncio.to_thread(pods.until, lambda: len(self.ticks()) >= count + more, 60, "ticks")
+
+    async def take(self, number: int = 1, *, memory: bool = True) -> dict[str, Any]:
+        status, answer = await self.world.controller.send(taking(self.place.order, number, memory=memory))
+        assert status == 200, answer
+        return await self.hears("Ready")
+
+    async def hears(self, state: str, seconds: float = 60) -> dict[str, Any]:
+        def seen() -> bool:
+            return (self.report.get("snapshot") or {}).get("state") == state
+
+        await self.world.controller.hears(seen, f"snapshot {state}", seconds)
+        found: dict[str, Any] = self.report["snapshot"]
+        return found
+
+    async def state(self, wanted: str) -> dict[str, Any]:
+        return await self.world.controller.hears_state(self.uid, wanted, 60)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return self.world.controller.reports.get(self.uid, {})
+
+
+@pytest.fixture
+def bench(world: World, tmp_path: Path) -> Bench:
+    return Bench(world, tmp_path)
+
+
+async def test_memory_and_disks_are_of_one_moment_and_come_back_together(bench: Bench) -> None:
+    await bench.counts()
+    before, boot = await bench.sums(), bench.place.boot_id()
+    ready = await bench.take()
+    print(f"pause {ready['pauseMs']} ms, {ready}")
+    assert (ready["consistency"], ready["uid"]) == ("Memory", uid())
+    assert [(d["name"], d["sizeBytes"]) for d in ready["disks"]] == [("claim", SIZE), ("empty", 8 * MIB)]
+    assert 4 * MIB < ready["disks"][0]["storedBytes"] < 8 * MIB
+    names = ["disk-claim.qcow2", "disk-empty.qcow2", "memory", "snapshot.json"]
+    assert sorted(os.listdir(bench.folder())) == names
+    assert {(s.st_mode & 0o777, s.st_uid) for n in names for s in [(bench.folder() / n).stat()]} == {(0o600, 0)}
+    await bench.ticks_on()
+    await bench.says(FILL + "; echo refilled", r"refilled\r?\n")
+    assert await bench.sums() != before
+    assert not bench.lost()
+    ran = bench.ticks()
+    await bench.ends()
+
+    await bench.again(revert=back("r1"))
+    await bench.state("Running")
+    await bench.ticks_on()
+    assert bench.ticks()[0] in ran[:-1]
+    assert bench.place.boot_id() == boot
+    assert await bench.sums() == before
+    assert bench.report["reverted"] == "r1"
+    await bench.says(FILL + "; echo refilled", r"refilled\r?\n")
+    assert not bench.lost()
+    first = bench.ticks()[0]
+    await bench.ends()
+
+    await bench.again(revert=back("r2"))
+    await bench.state("Running")
+    await bench.ticks_on()
+    assert bench.ticks()[0] == first
+    assert await bench.sums() == before
+    assert not bench.lost()
+    await bench.ends()
+
+    await bench.again(revert=back("r2"))
+    await bench.state("Running")
+    assert bench.place.boot_id() != boot
+    assert sorted(os.listdir(bench.folder())) == names
+    assert condition(await bench.state("Running"), "GuestRunning")["status"] == "True"
