@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from berth.api.kept import RevertOrder, SnapshotOrder
-from berth.api.order import DiskKind, DiskOrder, FileOrder, Order
+from berth.api.order import DiskKind, DiskOrder, FileOrder, Order, OrderPower
 from tests.contract import pods
 from tests.contract.agent_bench import Place, World
 from tests.contract.test_agent_saved import condition, gone, next_start, told, volume
@@ -89,10 +89,11 @@ class Bench:
         assert await asyncio.to_thread(self.place.pod.wait, 30) == 0
         await gone(self.world, self.uid)
 
-    async def again(self, **state: Any) -> None:
+    async def again(self, power: OrderPower = OrderPower.RUNNING, **state: Any) -> None:
         """Its next start, in another berth."""
         first, self.place, self.epoch = self.place, self.berth(), self.epoch + 1
         next_start(self.place, first.order, self.epoch, **state)
+        self.place.order = self.place.order.model_copy(update={"power": power})
         status, answer = await self.world.controller.send(self.place.order)
         assert status == 200, answer
 
@@ -186,3 +187,89 @@ async def test_memory_and_disks_are_of_one_moment_and_come_back_together(bench: 
     assert bench.place.boot_id() != boot
     assert sorted(os.listdir(bench.folder())) == names
     assert condition(await bench.state("Running"), "GuestRunning")["status"] == "True"
+
+
+async def test_disks_alone_are_put_back_and_the_machine_boots_from_them(bench: Bench) -> None:
+    """Also: what is given up leaves nothing, and what is deleted goes."""
+    await bench.runs()
+    await bench.says(FILL + "; echo filled", r"filled\r?\n")
+    before, boot = await bench.sums(), bench.place.boot_id()
+    ready = await bench.take(memory=False)
+    assert (ready["consistency"], ready.get("pauseMs"), ready["memoryBytes"]) == ("Crash", None, 0)
+    await bench.says(FILL + "; echo filled again", r"filled again\r?\n")
+    await bench.world.controller.send(taking(bench.place.order, 2))
+    await bench.hears("Copying")
+    await bench.world.controller.send(bench.place.order)
+    await asyncio.to_thread(pods.until, lambda: os.listdir(bench.folder().parent) == [uid()], 20, "nothing left of it")
+    await bench.state("Running")
+    assert "snapshot" not in {key for key, said in bench.report.items() if said}
+    await bench.take(3)
+    await bench.world.controller.send(told(bench.place.order, forget=(uid(2), uid(3))))
+    await bench.world.controller.hears(lambda: len(bench.report["forgotten"]) == 2, "forgotten")
+    assert os.listdir(bench.folder().parent) == [uid()]
+    await bench.ends()
+
+    await bench.again(revert=back("r1", memory=False))
+    await bench.world.controller.hears(lambda: bench.report.get("reverted") == "r1", "reverted", 60)
+    await asyncio.to_thread(bench.place.console.says, "berth-guest: up")
+    bench.place.console.type("")
+    await asyncio.to_thread(bench.place.console.says, r"# ")
+    assert await bench.sums() == before
+    assert bench.place.boot_id() != boot
+
+
+async def test_an_agent_that_is_killed_at_every_stage(bench: Bench) -> None:
+    """While memory is saved, while disks are copied, while they are put back, and before the guest runs."""
+    agent, controller = bench.world.agent, bench.world.controller
+    await bench.counts()
+    boot = bench.place.boot_id()
+    for number, stage in enumerate(("Saving", "Copying"), 1):
+        await controller.send(taking(bench.place.order, number))
+        await bench.hears(stage)
+        await agent.kill()
+        await agent.start()
+        await bench.take(number)
+        await bench.ticks_on()
+        assert not bench.lost()
+    await controller.send(taking(bench.place.order, 3))
+    await bench.hears("Saving")
+    await agent.kill()
+    await agent.start()  # and no controller tells it anything
+    await bench.ticks_on()
+    await asyncio.to_thread(pods.until, lambda: not bench.folder(3).exists(), 20, "nothing left of it")
+    before, ran = await bench.sums(), bench.ticks()
+    await controller.send(bench.place.order)
+    await bench.ends()
+
+    await bench.again(power=OrderPower.PAUSED, revert=back("r1", 2))
+    reverting = bench.kept / bench.uid / "reverting.json"
+    await asyncio.to_thread(pods.until, reverting.exists, 20, "disks being put back")
+    await agent.kill()
+    await agent.start()
+    assert not bench.ticks()
+    await controller.send(bench.place.order)
+    await bench.state("Paused")
+    await agent.kill()
+    await agent.start()
+    await controller.send(bench.place.order.model_copy(update={"power": OrderPower.RUNNING}))
+    await bench.state("Running")
+    await bench.ticks_on()
+    assert bench.ticks()[0] in ran[:-1]
+    assert not bench.lost()
+    assert await bench.sums() == before
+    assert bench.place.boot_id() == boot
+    assert not reverting.exists()
+    assert bench.report["reverted"] == "r1"
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["memory", "disks"])
+async def test_a_full_volume_costs_the_snapshot_alone(bench: Bench, memory: bool) -> None:
+    where = volume(bench.place, size="1m")
+    await bench.counts()
+    await bench.world.controller.send(taking(bench.place.order, memory=memory))
+    failed = await bench.hears("Failed")
+    assert failed["reason"] == "VolumeFull", failed
+    await bench.state("Running")
+    await bench.ticks_on()
+    assert not bench.lost()
+    assert os.listdir(where / bench.uid / "snapshots") == []

@@ -16,8 +16,9 @@ from berth.api.kept import StateOrder
 from berth.domain.observed import KeptStates
 from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders
+from berth.effects.kept_files import MAGIC
 from berth.effects.ports import Berth
-from berth.effects.states import MAGIC, NodeStates
+from berth.effects.states import NodeStates
 from berth.errors import HostFault
 from tests.contract import pods
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from berth.agent.reverting import ports
+from berth.agent.works import AT_ONCE
 from berth.agent.world import Snapshotting, World
 from berth.api.kept import Consistency, SnapshotDisk, SnapshotOrder, SnapshotReport, SnapshotState, StateOrder
 from berth.domain.copied import Copied
@@ -57,8 +58,16 @@ class Taking:
         self.where = (self.uid, self.berth, self.state)
 
     def report(self) -> SnapshotReport:
-        taken = {"pause_ms": self.pause_ms, "taken_at": self.taken_at or None, "disks": self.sizes}
-        return SnapshotReport(uid=self.snapshot.uid, state=self.stage, percent=self.percent, **taken)
+        waits = self.stage is SnapshotState.WAITING
+        return SnapshotReport(
+            uid=self.snapshot.uid,
+            state=self.stage,
+            percent=self.percent,
+            disks=self.sizes,
+            pause_ms=self.pause_ms,
+            taken_at=self.taken_at or None,
+            message=f"{AT_ONCE} machines of a node are saved or copied at a time" if waits else "",
+        )
 
     async def run(self) -> dict[str, object]:
         try:
@@ -159,8 +168,9 @@ class Taking:
             await end(self.world, self.uid)
             await self._let_run()
         except BerthError as error:
-            _log.warning("what a snapshot left is not ended yet", extra={"uid": self.uid, "error": str(error)})
-            return
+            _log.warning("what a snapshot left is not ended", extra={"uid": self.uid, "error": str(error)})
+            if isinstance(error, HypervisorDown):
+                return
         await remove(self.world, self.where)
 
     @property

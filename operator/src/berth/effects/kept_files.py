@@ -24,7 +24,6 @@ MAGIC: Final = b"LibvirtQemudSave"
 MANIFEST_BYTES: Final = 65536
 _CHUNK: Final = 4 << 20
 _FULL: Final = (28, 122)  # ENOSPC, EDQUOT
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,9 @@ def subfolder(parent: int, name: str, *, make: bool = False) -> Iterator[int]:
     if make:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
-    with paths.closing(paths.open_beneath(parent, name, _FOLDER)) as found:
+    with paths.closing(paths.open_kind(parent, name, stat.S_IFDIR)) as place:
+        found = paths.reopen(place, os.O_RDONLY | os.O_DIRECTORY)
+    with paths.closing(found):
         yield found
 
 
