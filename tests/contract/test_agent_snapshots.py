@@ -14,23 +14,31 @@ import pytest
 from berth.api.kept import RevertOrder, SnapshotOrder
 from berth.api.order import DiskKind, DiskOrder, FileOrder, Order, OrderPower
 from tests.contract import pods
-from tests.contract.agent_bench import Place, World
+from tests.contract.agent_bench import URI, Place, World
 from tests.contract.test_agent_saved import condition, gone, next_start, told, volume
 
 MIB = 1 << 20
 SIZE = 24 * MIB
+LARGE = 160 * MIB
 CLAIM = DiskOrder(
     name="claim", kind=DiskKind.FILE, source=FileOrder(folder="/berth/claims/data", path="disk.img"), size_bytes=SIZE
 )
 EMPTY = DiskOrder(name="empty", kind=DiskKind.EMPTY, size_bytes=8 * MIB)
 FILL = f"for d in a b; do dd if=/dev/urandom of=/dev/vd$d bs={MIB} seek=2 count=4 conv=fsync 2>/dev/null; done"
-SUM = f"for d in a b; do echo sum-$d $(dd if=/dev/vd$d bs={MIB} skip=2 2>/dev/null | sha256sum); done"
+SUM = f"for d in a b; do echo sum-$d $(dd if=/dev/vd$d bs={MIB} skip=2 count=5 2>/dev/null | sha256sum); done"
 COUNT = (
     "n=0; printf %08d 0 | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; (while :; do"
     ' echo 1 > /proc/sys/vm/drop_caches; r=$(head -c 8 /dev/vda); [ "$r" = "$(printf %08d $n)" ] || echo lost $r of $n;'
     " n=$((n+1)); printf %08d $n | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; echo tick $n; done) &"
 )
 """The number that a process remembers is the one on the disk, or it says so."""
+FREEZING_AGENT = r"""exec 3<>$(echo /dev/vport*p1)
+answer() { case "$1" in
+*guest-sync*) id=${1##*:}; echo "{\"return\": ${id%%\}*}}" >&3;;
+*guest-fsfreeze-freeze*) echo "it froze"; echo '{"return": 1}' >&3;;
+*guest-fsfreeze-thaw*) echo "it thawed"; echo '{"return": 1}' >&3;;
+*) echo '{"error": {"class": "CommandNotFound", "desc": "no"}}' >&3;; esac; }
+while :; do while read -r line <&3; do answer "$line"; done; sleep 0.2; done &"""
 
 
 def uid(number: int = 1) -> str:
@@ -134,6 +142,16 @@ class Bench:
     async def state(self, wanted: str) -> dict[str, Any]:
         return await self.world.controller.hears_state(self.uid, wanted, 60)
 
+    async def killed_in(self, job: str) -> None:
+        """The agent, while libvirt does that."""
+        command = ("virsh", "-q", "-c", URI, "domjobinfo", self.uid)
+
+        def does() -> bool:
+            return job in subprocess.run(command, capture_output=True, text=True).stdout
+
+        await asyncio.to_thread(pods.until, does, 20, job)
+        await self.world.agent.kill()
+
     @property
     def report(self) -> dict[str, Any]:
         return self.world.controller.reports.get(self.uid, {})
@@ -196,17 +214,22 @@ async def test_disks_alone_are_put_back_and_the_machine_boots_from_them(bench: B
     before, boot = await bench.sums(), bench.place.boot_id()
     ready = await bench.take(memory=False)
     assert (ready["consistency"], ready.get("pauseMs"), ready["memoryBytes"]) == ("Crash", None, 0)
+    for line in FREEZING_AGENT.splitlines():
+        bench.place.console.type(line)
+    await bench.says("echo answers$((1 + 1))", "answers2")
+    assert (await bench.take(4, memory=False))["consistency"] == "Filesystem"
+    bench.place.console.says(r"it froze\r?\n(?s:.*)it thawed")
     await bench.says(FILL + "; echo filled again", r"filled again\r?\n")
     await bench.world.controller.send(taking(bench.place.order, 2))
     await bench.hears("Copying")
     await bench.world.controller.send(bench.place.order)
-    await asyncio.to_thread(pods.until, lambda: os.listdir(bench.folder().parent) == [uid()], 20, "nothing left of it")
+    await asyncio.to_thread(pods.until, lambda: not bench.folder(2).exists(), 20, "nothing left of it")
     await bench.state("Running")
     assert "snapshot" not in {key for key, said in bench.report.items() if said}
     await bench.take(3)
     await bench.world.controller.send(told(bench.place.order, forget=(uid(2), uid(3))))
     await bench.world.controller.hears(lambda: len(bench.report["forgotten"]) == 2, "forgotten")
-    assert os.listdir(bench.folder().parent) == [uid()]
+    assert sorted(os.listdir(bench.folder().parent)) == [uid(), uid(4)]
     await bench.ends()
 
     await bench.again(revert=back("r1", memory=False))
@@ -221,19 +244,19 @@ async def test_disks_alone_are_put_back_and_the_machine_boots_from_them(bench: B
 async def test_an_agent_that_is_killed_at_every_stage(bench: Bench) -> None:
     """While memory is saved, while disks are copied, while they are put back, and before the guest runs."""
     agent, controller = bench.world.agent, bench.world.controller
+    (bench.claim / "disk.img").write_bytes(os.urandom(LARGE))
     await bench.counts()
     boot = bench.place.boot_id()
-    for number, stage in enumerate(("Saving", "Copying"), 1):
+    for number, job in enumerate(("Snapshot", "Backup"), 1):
         await controller.send(taking(bench.place.order, number))
-        await bench.hears(stage)
-        await agent.kill()
+        await bench.killed_in(job)
+        assert not (bench.folder(number) / "snapshot.json").exists()
         await agent.start()
         await bench.take(number)
         await bench.ticks_on()
         assert not bench.lost()
     await controller.send(taking(bench.place.order, 3))
-    await bench.hears("Saving")
-    await agent.kill()
+    await bench.killed_in("Snapshot")
     await agent.start()  # and no controller tells it anything
     await bench.ticks_on()
     await asyncio.to_thread(pods.until, lambda: not bench.folder(3).exists(), 20, "nothing left of it")
