@@ -14,7 +14,7 @@ import pytest
 from berth.api.kept import RevertOrder, SnapshotOrder
 from berth.api.order import DiskKind, DiskOrder, FileOrder, Order, OrderPower
 from tests.contract import pods
-from tests.contract.agent_bench import URI, Place, World
+from tests.contract.agent_bench import Place, World
 from tests.contract.test_agent_saved import condition, gone, next_start, told, volume
 
 MIB = 1 << 20
@@ -129,11 +129,12 @@ class Bench:
     async def take(self, number: int = 1, *, memory: bool = True) -> dict[str, Any]:
         status, answer = await self.world.controller.send(taking(self.place.order, number, memory=memory))
         assert status == 200, answer
-        return await self.hears("Ready")
+        return await self.hears("Ready", number)
 
-    async def hears(self, state: str, seconds: float = 60) -> dict[str, Any]:
+    async def hears(self, state: str, number: int = 1, seconds: float = 60) -> dict[str, Any]:
         def seen() -> bool:
-            return (self.report.get("snapshot") or {}).get("state") == state
+            said = self.report.get("snapshot") or {}
+            return (said.get("uid"), said.get("state")) == (uid(number), state)
 
         await self.world.controller.hears(seen, f"snapshot {state}", seconds)
         found: dict[str, Any] = self.report["snapshot"]
@@ -142,15 +143,16 @@ class Bench:
     async def state(self, wanted: str) -> dict[str, Any]:
         return await self.world.controller.hears_state(self.uid, wanted, 60)
 
-    async def killed_in(self, job: str) -> None:
-        """The agent, while libvirt does that."""
-        command = ("virsh", "-q", "-c", URI, "domjobinfo", self.uid)
+    async def killed_while_written(self, number: int, name: str) -> None:
+        """The agent, while that file of a snapshot grows."""
+        file = self.folder(number) / name
 
-        def does() -> bool:
-            return job in subprocess.run(command, capture_output=True, text=True).stdout
+        def grows() -> bool:
+            return file.exists() and file.stat().st_size > MIB
 
-        await asyncio.to_thread(pods.until, does, 20, job)
+        await asyncio.to_thread(pods.until, grows, 20, f"{name} being written")
         await self.world.agent.kill()
+        assert not (self.folder(number) / "snapshot.json").exists()
 
     @property
     def report(self) -> dict[str, Any]:
@@ -221,7 +223,7 @@ async def test_disks_alone_are_put_back_and_the_machine_boots_from_them(bench: B
     bench.place.console.says(r"it froze\r?\n(?s:.*)it thawed")
     await bench.says(FILL + "; echo filled again", r"filled again\r?\n")
     await bench.world.controller.send(taking(bench.place.order, 2))
-    await bench.hears("Copying")
+    await bench.hears("Copying", 2)
     await bench.world.controller.send(bench.place.order)
     await asyncio.to_thread(pods.until, lambda: not bench.folder(2).exists(), 20, "nothing left of it")
     await bench.state("Running")
@@ -247,16 +249,15 @@ async def test_an_agent_that_is_killed_at_every_stage(bench: Bench) -> None:
     (bench.claim / "disk.img").write_bytes(os.urandom(LARGE))
     await bench.counts()
     boot = bench.place.boot_id()
-    for number, job in enumerate(("Snapshot", "Backup"), 1):
+    for number, name in enumerate(("memory", "disk-claim.qcow2"), 1):
         await controller.send(taking(bench.place.order, number))
-        await bench.killed_in(job)
-        assert not (bench.folder(number) / "snapshot.json").exists()
+        await bench.killed_while_written(number, name)
         await agent.start()
         await bench.take(number)
         await bench.ticks_on()
         assert not bench.lost()
     await controller.send(taking(bench.place.order, 3))
-    await bench.killed_in("Snapshot")
+    await bench.killed_while_written(3, "memory")
     await agent.start()  # and no controller tells it anything
     await bench.ticks_on()
     await asyncio.to_thread(pods.until, lambda: not bench.folder(3).exists(), 20, "nothing left of it")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,8 @@ FREEZE_SECONDS: Final = 5
 """So long qemu-guest-agent has to write out and hold its file systems, or to let go of them."""
 _ACTIVATE: Final = json.dumps({"execute": "blockdev-set-active", "arguments": {"active": True}})
 _FULL: Final = ("No space left on device", "Disk quota exceeded")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class LibvirtBackups:
             except libvirt.libvirtError as error:
                 if libvirt_words.is_connection(error):
                     raise
+                _log.info("the guest's agent did not do it", extra={"uid": uid, "asked": what, "error": str(error)})
                 return False
         return True
 
