@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -51,6 +52,14 @@ def taking(order: Order, number: int = 1, *, memory: bool = True) -> Order:
 
 def back(request: str, number: int = 1, *, memory: bool = True) -> RevertOrder:
     return RevertOrder(request=request, snapshot=uid(number), name=f"s{number}", memory=memory)
+
+
+def running(name: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            found += [path.parent.name] if path.read_text().strip() == name else []
+    return found
 
 
 class Bench:
@@ -126,8 +135,9 @@ class Bench:
         count = len(self.ticks())
         await asyncio.to_thread(pods.until, lambda: len(self.ticks()) >= count + more, 60, "ticks")
 
-    async def take(self, number: int = 1, *, memory: bool = True) -> dict[str, Any]:
-        status, answer = await self.world.controller.send(taking(self.place.order, number, memory=memory))
+    async def take(self, number: int = 1, *, memory: bool = True, order: Order | None = None) -> dict[str, Any]:
+        given = taking(order or self.place.order, number, memory=memory)
+        status, answer = await self.world.controller.send(given)
         assert status == 200, answer
         return await self.hears("Ready", number)
 
@@ -232,6 +242,15 @@ async def test_disks_alone_are_put_back_and_the_machine_boots_from_them(bench: B
     await bench.world.controller.send(told(bench.place.order, forget=(uid(2), uid(3))))
     await bench.world.controller.hears(lambda: len(bench.report["forgotten"]) == 2, "forgotten")
     assert sorted(os.listdir(bench.folder().parent)) == [uid(), uid(4)]
+    paused = bench.place.order.model_copy(update={"power": OrderPower.PAUSED})
+    await bench.world.controller.send(paused)
+    await bench.state("Paused")
+    for number in (5, 6):  # QEMU does not write its memory twice without running in between
+        ready = await bench.take(number, order=paused)
+        assert (ready["consistency"], ready.get("pauseMs")) == ("Memory", None)
+        assert bench.report["state"] == "Paused"
+    await bench.world.controller.send(bench.place.order)
+    await bench.sums()
     await bench.ends()
 
     await bench.again(revert=back("r1", memory=False))
@@ -269,6 +288,7 @@ async def test_an_agent_that_is_killed_at_every_stage(bench: Bench) -> None:
     reverting = bench.kept / bench.uid / "reverting.json"
     await asyncio.to_thread(pods.until, reverting.exists, 20, "disks being put back")
     await agent.kill()
+    await asyncio.to_thread(pods.until, lambda: not running("qemu-img"), 5, "the end of whatever it had begun")
     await agent.start()
     assert not bench.ticks()
     await controller.send(bench.place.order)

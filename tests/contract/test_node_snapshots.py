@@ -228,6 +228,26 @@ def test_a_raw_disk_is_exactly_what_it_was(bench: Bench, tmp_path: Path) -> None
     assert bench.reverts.open(bench.uid, bench.berth, STATE, revert()).bytes > MIB
 
 
+def test_a_disk_that_somebody_has_open_is_left_as_it_is(bench: Bench, tmp_path: Path) -> None:
+    bench.take()
+    disk = owned(tmp_path / "disk.img", b"x" * 512)
+    drive = ["-drive", f"file={disk},format=raw,if=virtio"]
+    holder = subprocess.Popen(["qemu-system-x86_64", "-M", "q35", "-S", "-display", "none", "-m", "64", *drive])
+    try:
+        pods.until(lambda: _locks(disk), 20, "its opening")
+        with pytest.raises(HostFault, match="lock"):
+            bench.put_back(disk, "raw")
+        assert disk.read_bytes() == b"x" * 512
+    finally:
+        holder.kill()
+        holder.wait()
+    bench.put_back(disk, "raw")
+
+
+def _locks(path: Path) -> bool:
+    return f":{path.stat().st_ino} " in Path("/proc/locks").read_text()
+
+
 def test_a_qcow2_disk_and_an_overlay_are_exactly_what_they_were(bench: Bench, tmp_path: Path) -> None:
     bench.take()
     tmp_path.chmod(0o755)

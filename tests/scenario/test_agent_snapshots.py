@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from berth.api.kept import Consistency, RevertOrder, SnapshotOrder, SnapshotReport, SnapshotState, StateOrder
-from berth.api.order import GuestState, Order, OrderPower, Report
+from berth.api.order import DiskKind, DiskOrder, GuestState, Order, OrderPower, Report
 from berth.errors import HostFault
 from berth.plan import saving
 from tests.scenario.agent_scene import Scene, play
@@ -14,8 +14,8 @@ from tests.unit.agent.orders import order, pod, uid
 FOLDER = "/berth/saved"
 ONE, TWO = ("11111111-0000-4000-8000-000000000001", "11111111-0000-4000-8000-000000000002")
 FULL = HostFault("libvirt did not write it: No space left on device", reason="VolumeFull")
-TAKING_CALLS = range(1, 41)
-REVERTING_CALLS = range(1, 46)
+TAKING_CALLS = range(1, 27)
+REVERTING_CALLS = range(1, 27)
 
 
 def told(epoch: int = 1, *, power: OrderPower = OrderPower.RUNNING, **state: object) -> Order:
@@ -44,12 +44,12 @@ def snapshot(scene: Scene) -> SnapshotReport | None:
     return report.snapshot if report is not None else None
 
 
-async def until(scene: Scene, state: SnapshotState) -> SnapshotReport:
+async def until(scene: Scene, state: SnapshotState, seconds: float = 120) -> SnapshotReport:
     def seen() -> bool:
         found = snapshot(scene)
         return found is not None and found.state is state
 
-    await scene.until(seen, what=f"{state}, and not {snapshot(scene)}")
+    await scene.until(seen, seconds, f"{state}, and not {snapshot(scene)}")
     found = snapshot(scene)
     assert found is not None
     return found
@@ -162,6 +162,16 @@ def test_one_that_hangs_is_given_up_after_an_hour() -> None:
         await scene.until(scene.runs, seconds=200)
         assert (await until(scene, SnapshotState.FAILED)).reason == "DeadlineExceeded"
         assert nothing_left(scene)
+
+    play(story)
+
+
+def test_copies_that_go_on_are_not_given_up_however_long_they_take() -> None:
+    async def story(scene: Scene) -> None:
+        await runs(scene)
+        scene.backups.looks = 20_000  # nearly three hours
+        await scene.order(told(snapshot=take()))
+        await until(scene, SnapshotState.READY, 12_000)
 
     play(story)
 
@@ -362,6 +372,20 @@ def test_disks_that_the_machine_has_not_any_more_are_missed_before_anything_is_w
         given = told(2, revert=back())
         await scene.order(given.model_copy(update={"machine": given.machine.model_copy(update={"disks": ()})}))
         assert condition(await scene.state(GuestState.FAILED)) == "DiskMissing"
+        assert not scene.volume.reverting
+
+    play(story)
+
+
+def test_a_disk_that_the_memory_knows_nothing_of_is_refused_before_anything_is_written() -> None:
+    async def story(scene: Scene) -> None:
+        await taken(scene)
+        await ended(scene)
+        scene.node.start_pod(pod(epoch=2))
+        given = told(2, revert=back())
+        disks = (*given.machine.disks, DiskOrder(name="more", kind=DiskKind.EMPTY, size_bytes=1 << 20))
+        await scene.order(given.model_copy(update={"machine": given.machine.model_copy(update={"disks": disks})}))
+        assert condition(await scene.state(GuestState.FAILED)) == "DiskAdded"
         assert not scene.volume.reverting
 
     play(story)

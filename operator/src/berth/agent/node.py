@@ -26,7 +26,6 @@ from berth.agent.segments import Segments
 from berth.agent.settings import Settings
 from berth.agent.snapshots import Snapshots
 from berth.agent.surveys import Surveys
-from berth.agent.works import AT_ONCE
 from berth.agent.world import World
 from berth.api.order import GuestState, Report
 from berth.errors import BerthError
@@ -55,9 +54,8 @@ class Node:
         self._watch = BerthWatch(world, self.bell.ring)
         self._infos = GuestInfos(world, self.machines, self.bell.ring)
         self.handovers = Handovers(world, self.machines, lambda uid: _ring_from_thread(loop, self.bell, uid))
-        turns = asyncio.Semaphore(AT_ONCE)
-        self.savings = Savings(world, turns, self.bell.ring)
-        self.snapshots = Snapshots(world, turns, self.bell.ring)
+        self.savings = Savings(world, self.bell.ring)
+        self.snapshots = Snapshots(world, self.bell.ring)
         self._surveys = Surveys(world, self.handovers.tunnel, self.bell.ring, settings.migration_cpus)
         self._reconciler = Reconciler(
             world,

@@ -71,6 +71,9 @@ class Reverting:
             text = f"snapshot {revert.name} has disk {', '.join(missing)}, and the machine has none of that name to"
             text += " write on. Next: give it such a disk again, or revert to another snapshot"
             raise HostFault(text, reason="DiskMissing")
+        if revert.memory and (added := sorted(set(files) - {disk.name for disk in kept})):
+            text = f"the machine has disk {', '.join(added)}, which the memory of snapshot {revert.name} does not know"
+            raise HostFault(f"{text}. Next: take it away, or revert without memory", reason="DiskAdded")
         return [(disk, files[disk.name]) for disk in kept]
 
     def _revert(self) -> RevertOrder:

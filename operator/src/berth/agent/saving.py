@@ -51,9 +51,9 @@ class _Work(Work):
 
 
 class Savings:
-    def __init__(self, world: World, turns: asyncio.Semaphore, ring: Callable[[str], None]) -> None:
+    def __init__(self, world: World, ring: Callable[[str], None]) -> None:
         self._world = world
-        self._works: Works[_Work] = Works(turns, ring)
+        self._works: Works[_Work] = Works(ring)
         self.busy = self._works.busy
         self.close = self._works.close
 

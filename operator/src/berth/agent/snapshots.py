@@ -5,7 +5,6 @@ Used by keeping.py (begin, abort, scrap, forget) and gather.py (what is under wa
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,10 +44,10 @@ class Seen:
 
 
 class Snapshots:
-    def __init__(self, world: World, turns: asyncio.Semaphore, ring: Callable[[str], None]) -> None:
+    def __init__(self, world: World, ring: Callable[[str], None]) -> None:
         self._world = world
         self._ring = ring
-        self._works: Works[_Work] = Works(turns, ring)
+        self._works: Works[_Work] = Works(ring)
         self.busy = self._works.busy
         self.close = self._works.close
 

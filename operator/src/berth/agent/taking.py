@@ -23,7 +23,7 @@ from berth.effects.ports_saving import Copying, SnapshotDraft, SnapshotMoment
 from berth.errors import BerthError, HostFault, HypervisorDown
 
 TAKE_SECONDS: Final = 3600.0
-"""What takes longer is given up: its volume does not answer."""
+"""What makes no progress for so long is given up: its volume does not answer."""
 POLL_SECONDS: Final = 0.5
 THAW_TRIES: Final = 3
 
@@ -53,6 +53,8 @@ class Taking:
     taken_at: str = ""
     consistency: Consistency = Consistency.CRASH
     where: tuple[str, Berth, StateOrder] = field(init=False)
+    patience: asyncio.Timeout | None = None
+    copied: int = 0
 
     def __post_init__(self) -> None:
         self.where = (self.uid, self.berth, self.state)
@@ -66,16 +68,16 @@ class Taking:
             disks=self.sizes,
             pause_ms=self.pause_ms,
             taken_at=self.taken_at or None,
-            message=f"{AT_ONCE} machines of a node are saved or copied at a time" if waits else "",
+            message=f"snapshots of {AT_ONCE} machines of a node are taken at a time" if waits else "",
         )
 
     async def run(self) -> dict[str, object]:
         try:
             try:
-                async with asyncio.timeout(TAKE_SECONDS):
+                async with asyncio.timeout(TAKE_SECONDS) as self.patience:
                     await self._take()
             except TimeoutError as error:
-                text = f"it was not taken within {TAKE_SECONDS:.0f} s. Next: see whether the volume answers"
+                text = f"nothing of it was written for {TAKE_SECONDS:.0f} s. Next: see whether the volume answers"
                 raise HostFault(text, reason="DeadlineExceeded") from error
             await self._finish()
         except BerthError:
@@ -181,6 +183,9 @@ class Taking:
         self.taken_at = self.world.now().strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _far(self, found: Copying) -> None:
+        if found.done > self.copied and self.patience is not None:
+            self.copied = found.done
+            self.patience.reschedule(asyncio.get_running_loop().time() + TAKE_SECONDS)
         percent = 100 * found.done // found.total if found.total else None
         if percent != self.percent:
             self.percent = percent

@@ -16,7 +16,8 @@ from berth.errors import BerthError
 from berth.plan.report import SaveFailure
 
 AT_ONCE: Final = 2
-"""So many guests of a node are worked on at a time: more would only share its disks, and take longer each."""
+"""So many guests of a node are worked on at a time, by either: more would only share its disks, and take longer each.
+Disks may be copied for hours, and a guest that is to be restored does not wait for that."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ W = TypeVar("W", bound=Work)
 
 
 class Works(Generic[W]):
-    def __init__(self, turns: asyncio.Semaphore, ring: Callable[[str], None]) -> None:
-        self._turns = turns
+    def __init__(self, ring: Callable[[str], None]) -> None:
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._ring = ring
         self._all: dict[str, W] = {}
 

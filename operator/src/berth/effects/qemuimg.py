@@ -76,12 +76,26 @@ def fit(fd: int, guest_uid: int, form: str, size: int) -> None:
 
 
 def blank(fd: int, guest_uid: int, form: str, size: int) -> None:
-    """Make an image anew in the place of one that stands on no other: nothing of it is left."""
-    _truncate(fd, 0)
+    """Make an image anew in the place of one that stands on no other: nothing of it is left.
+
+    Whoever is killed meanwhile leaves an image of that format: what is not one would be refused the next time.
+    """
     if form == "raw":
+        _truncate(fd, 0)
         _truncate(fd, size)
-    else:
-        create_qcow2(fd, guest_uid, size)
+        return
+    with paths.closing(os.memfd_create("qcow2")) as empty:
+        os.fchown(empty, guest_uid, guest_uid)
+        create_qcow2(empty, guest_uid, size)
+        made = os.pread(empty, os.fstat(empty).st_size, 0)
+    os.pwrite(fd, made, 0)
+    _truncate(fd, len(made))
+
+
+def must_be_free(fd: int, guest_uid: int, form: str) -> None:
+    """ImageToolFailed while a QEMU has the image open to write, as far as locks on its storage tell."""
+    if os.fstat(fd).st_size:
+        _run(guest_uid, fd, "resize", "-q", "-f", form, f"/proc/self/fd/{fd}", "+0")
 
 
 def copy_into(fd: int, guest_uid: int, form: str, source: int, *, blank: bool) -> None:
@@ -116,7 +130,7 @@ def _full_or_fault(problem: str) -> HostFault:
 
 def _run(guest_uid: int, fd: int, *arguments: str, more: tuple[int, ...] = (), seconds: int = _SECONDS) -> None:
     drop = ("setpriv", f"--reuid={guest_uid}", f"--regid={guest_uid}", "--clear-groups", "--no-new-privs")
-    no_capabilities = ("--inh-caps=-all", "--bounding-set=-all")
+    no_capabilities = ("--inh-caps=-all", "--bounding-set=-all", "--pdeathsig=KILL")  # none outlives its agent
     limits = ("prlimit", f"--as={_MEMORY_BYTES}", f"--cpu={seconds}", "--core=0")
     command = [*limits, *drop, *no_capabilities, "qemu-img", *arguments]
     try:

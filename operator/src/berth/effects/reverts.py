@@ -109,6 +109,7 @@ def _put_back(source: int, guest_uid: int, disk: SnapshotDisk, file: DiskFile) -
         if overlay:
             qemuimg.fit(target, guest_uid, file.format, disk.size_bytes)
         else:
+            qemuimg.must_be_free(target, guest_uid, file.format)
             qemuimg.blank(target, guest_uid, file.format, disk.size_bytes)
         qemuimg.copy_into(target, guest_uid, file.format, source, blank=not overlay)
         os.fsync(target)

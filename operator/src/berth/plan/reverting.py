@@ -16,6 +16,7 @@ A domain that has not run, while ``reverting`` is there, was made of exactly tha
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from berth.api.kept import RevertOrder, StateOrder
 from berth.api.order import Order
@@ -24,8 +25,8 @@ from berth.plan import gathered, steps
 from berth.plan.gathered import Gathered, Saving
 from berth.plan.steps import Awaited, Step
 
-LOOK_AGAIN = 5.0
-REVERT_AGAIN = 30.0
+LOOK_AGAIN: Final = 5.0
+REVERT_AGAIN: Final = 30.0
 """A revert that failed is tried again so late: only a changed volume or node can help."""
 
 
