@@ -164,6 +164,27 @@ class Bench:
         await self.world.agent.kill()
         assert not (self.folder(number) / "snapshot.json").exists()
 
+    async def without_libvirtd(self, number: int) -> None:
+        """It is killed while disks are copied: the snapshot may be lost, and nothing else."""
+        await self.world.controller.send(taking(self.place.order, number))
+        file = self.folder(number) / "disk-claim.qcow2"
+        await asyncio.to_thread(pods.until, lambda: file.exists() and file.stat().st_size > MIB, 20, "copies")
+        await asyncio.to_thread(self.world.libvirtd.kill)
+        await asyncio.to_thread(self.world.libvirtd.start)
+
+        def over() -> bool:
+            said = self.report.get("snapshot") or {}
+            return said.get("uid") == uid(number) and said.get("state") in ("Ready", "Failed")
+
+        await self.world.controller.hears(over, "its end", 60)
+        print(f"without libvirtd: {self.report['snapshot']}")
+        whole = (self.folder(number) / "snapshot.json").exists()
+        assert whole is (self.report["snapshot"]["state"] == "Ready")
+        assert whole is self.folder(number).exists()
+        await self.state("Running")
+        await self.ticks_on()
+        assert not self.lost()
+
     @property
     def report(self) -> dict[str, Any]:
         return self.world.controller.reports.get(self.uid, {})
@@ -280,6 +301,7 @@ async def test_an_agent_that_is_killed_at_every_stage(bench: Bench) -> None:
     await agent.start()  # and no controller tells it anything
     await bench.ticks_on()
     await asyncio.to_thread(pods.until, lambda: not bench.folder(3).exists(), 20, "nothing left of it")
+    await bench.without_libvirtd(4)
     before, ran = await bench.sums(), bench.ticks()
     await controller.send(bench.place.order)
     await bench.ends()

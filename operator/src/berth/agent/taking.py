@@ -80,6 +80,10 @@ class Taking:
                 text = f"nothing of it was written for {TAKE_SECONDS:.0f} s. Next: see whether the volume answers"
                 raise HostFault(text, reason="DeadlineExceeded") from error
             await self._finish()
+        except HypervisorDown as error:
+            await self._clear()
+            text = f"libvirtd went away meanwhile. Next: take another snapshot ({error})"
+            raise HostFault(text, reason="HypervisorDown") from error
         except BerthError:
             await self._clear()
             raise
