@@ -15,7 +15,7 @@ from berth.effects import libvirt_backup
 from berth.effects.hypervisor import Libvirt
 from berth.effects.libvirt_backup import LibvirtBackups
 from berth.effects.memory_snapshots import MemoryBackups
-from berth.effects.ports_saving import Backups
+from berth.effects.ports_saving import Backups, Held
 from berth.errors import HostFault
 from tests.contract import libvirtd, pods
 from tests.contract.libvirtd import Bench, QemuBench
@@ -108,8 +108,7 @@ def test_a_machine_that_is_gone_has_nothing_to_end_and_nothing_to_copy(copies: C
 
 
 def test_a_guest_without_an_agent_is_not_frozen(copies: Copies) -> None:
-    assert not copies.backups.freeze(copies.bench.uid)
-    assert not copies.backups.thaw(copies.bench.uid)
+    assert copies.backups.freeze(copies.bench.uid) is Held.NO
 
 
 def test_a_qemu_that_cannot_take_disks_back_is_named(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,16 @@ def test_disks_alone_are_taken_without_a_pause_and_held_still_by_the_guests_agen
     play(story)
 
 
+def test_a_guest_whose_agent_falls_silent_is_thawed_when_it_answers() -> None:
+    async def story(scene: Scene) -> None:
+        scene.backups.silent = 20
+        ready = await taken(scene, memory=False)
+        assert ready.consistency is Consistency.CRASH
+        assert nothing_left(scene)
+
+    play(story)
+
+
 @pytest.mark.parametrize("broken", ["draft_snapshot", "save", "activate", "backup", "finish_snapshot"])
 def test_what_fails_costs_the_snapshot_alone(broken: str) -> None:
     async def story(scene: Scene) -> None:

@@ -52,8 +52,8 @@ class Keeping:
             case steps.BeginRestore(order=order):
                 self._savings.begin_restore(machine, order, _berth(machine, order), _of(domain, order))
             case steps.UseState(order=order, epoch=epoch):
-                state, berth = saving.state_of(order), _berth(machine, order)
-                await run(saving.states_of(world).use, machine.uid, berth, state, epoch)
+                state = saving.state_of(order)
+                await run(saving.states_of(world).use, machine.uid, _berth(machine, order), state, epoch)
             case steps.SetClock():
                 await self._set_clock(machine)
             case steps.BeginSnapshot(order=order):
@@ -61,16 +61,17 @@ class Keeping:
                 self._snapshots.begin(machine, order, _berth(machine, order))
             case steps.AbortSnapshot():
                 await self._snapshots.abort(machine)
-            case steps.ScrapSnapshot(order=order):
-                await self._snapshots.scrap(machine, order.state, machine.place(order.berth.pod_uid).berth)
+            case steps.ScrapSnapshot(order=order, runs=runs):
+                berth = machine.place(order.berth.pod_uid).berth
+                await self._snapshots.scrap(machine, order.state, berth, runs=runs)
             case steps.ForgetSnapshots(order=order, uids=uids):
                 await self._snapshots.forget(machine, saving.state_of(order), _berth(machine, order), uids)
             case steps.BeginRevert(order=order):
                 self._begin_revert(machine, order, guest_uid(machine), _of(domain, order))
             case steps.UseRevert(order=order, revert=revert):
-                state, berth = saving.state_of(order), _berth(machine, order)
                 machine.snapshots = None
-                await run(ports(world).reverts.use, machine.uid, berth, state, revert)
+                state = saving.state_of(order)
+                await run(ports(world).reverts.use, machine.uid, _berth(machine, order), state, revert)
             case _ as never:
                 assert_never(never)
 

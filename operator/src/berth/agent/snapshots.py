@@ -99,10 +99,12 @@ class Snapshots:
         if self._works.abort(machine.uid) is not None:
             await self._world.run(ports(self._world).backups.abort, machine.uid)
 
-    async def scrap(self, machine: Machine, state: StateOrder | None, berth: Berth | None) -> None:
+    async def scrap(self, machine: Machine, state: StateOrder | None, berth: Berth | None, *, runs: bool) -> None:
         """What an agent before this one, or this one without libvirt, has left."""
         machine.snapshots = None
         await taking.end(self._world, machine.uid)
+        if runs:
+            await self._world.run(self._world.hypervisor.resume, machine.uid)
         await taking.remove(self._world, (machine.uid, berth if state is not None else None, state or _NOWHERE))
 
     async def forget(self, machine: Machine, state: StateOrder, berth: Berth, uids: tuple[str, ...]) -> None:

@@ -19,13 +19,17 @@ from berth.agent.world import Snapshotting, World
 from berth.api.kept import Consistency, SnapshotDisk, SnapshotOrder, SnapshotReport, SnapshotState, StateOrder
 from berth.domain.copied import Copied
 from berth.effects.ports import Berth
-from berth.effects.ports_saving import Copying, SnapshotDraft, SnapshotMoment
+from berth.effects.ports_saving import Copying, Held, SnapshotDraft, SnapshotMoment
 from berth.errors import BerthError, HostFault, HypervisorDown
 
 TAKE_SECONDS: Final = 3600.0
 """What makes no progress for so long is given up: its volume does not answer."""
 POLL_SECONDS: Final = 0.5
-THAW_TRIES: Final = 3
+THAW_SECONDS: Final = 2.0
+THAW_TRIES: Final = 60
+"""An agent that was asked to freeze and is silent may still be writing out, and freeze at the end of it."""
+END_TRIES: Final = 3
+"""So often by an agent that finds it so: the machine waits for that."""
 
 _log = logging.getLogger(__name__)
 
@@ -124,19 +128,22 @@ class Taking:
         if not self.disks:
             text = "the machine has no disk that it can write, and its memory is not asked for"
             raise HostFault(f"{text}. Next: take a snapshot with its memory", reason="NothingToSnapshot")
-        held = self.ran and await self._freeze()
+        held = await self._freeze() if self.ran else Held.NO
         try:
             self._now()
             await self._begin(draft)
-            self.consistency = Consistency.FILESYSTEM if held else Consistency.CRASH
+            self.consistency = Consistency.FILESYSTEM if held is Held.YES else Consistency.CRASH
         finally:
-            if self.ran:
-                await thaw(self.world, self.uid)
+            if held is not Held.NO:
+                await thaw(self.world, self.uid, THAW_TRIES)
 
-    async def _freeze(self) -> bool:
+    async def _freeze(self) -> Held:
         """Noted first: whoever finds the note lets go of the guest's file systems."""
         await self.world.run(self._ports.files.mark_frozen, self.uid, frozen=True)
-        return await self.world.run(self._ports.backups.freeze, self.uid)
+        held = await self.world.run(self._ports.backups.freeze, self.uid)
+        if held is Held.NO:
+            await self.world.run(self._ports.files.mark_frozen, self.uid, frozen=False)
+        return held
 
     async def _begin(self, draft: SnapshotDraft) -> None:
         targets = {disk.target: draft.disks[disk.name] for disk in self.disks}
@@ -208,14 +215,15 @@ async def end(world: World, uid: str) -> None:
     """Whatever libvirt does for a snapshot of this machine, and what its agent was asked to hold."""
     await world.run(ports(world).backups.abort, uid)
     if await world.run(ports(world).files.frozen, uid):
-        await thaw(world, uid)
+        await thaw(world, uid, END_TRIES)
 
 
-async def thaw(world: World, uid: str) -> None:
+async def thaw(world: World, uid: str, tries: int) -> None:
     """A guest whose agent does not answer any more has been reset, or cannot be helped."""
-    for _ in range(THAW_TRIES):
+    for left in reversed(range(tries)):
         if await world.run(ports(world).backups.thaw, uid):
             break
+        await asyncio.sleep(THAW_SECONDS if left else 0)
     await world.run(ports(world).files.mark_frozen, uid, frozen=False)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -17,7 +17,7 @@ import libvirt_qemu
 
 from berth.domain.element import element
 from berth.effects import libvirt_words
-from berth.effects.ports_saving import Copying
+from berth.effects.ports_saving import Copying, Held
 from berth.errors import HostFault
 
 FREEZE_SECONDS: Final = 5
@@ -73,23 +73,16 @@ class LibvirtBackups:
                 with contextlib.suppress(libvirt.libvirtError):  # it ended at this moment; the next look tells
                     domain.abortJob()
 
-    def freeze(self, uid: str) -> bool:
-        return self._agent(uid, "hold the guest's file systems", "fsFreeze")
+    def freeze(self, uid: str) -> Held:
+        with self._domain(uid, "hold the guest's file systems") as domain:
+            if not _agent_listens(domain.XMLDesc()):
+                return Held.NO
+            return Held.YES if _asked(domain, uid, domain.fsFreeze) is None else Held.PERHAPS
 
     def thaw(self, uid: str) -> bool:
-        return self._agent(uid, "let go of the guest's file systems", "fsThaw")
-
-    def _agent(self, uid: str, what: str, method: str) -> bool:
-        with self._domain(uid, what) as domain:
-            try:
-                domain.agentSetResponseTimeout(FREEZE_SECONDS)
-                getattr(domain, method)()
-            except libvirt.libvirtError as error:
-                if libvirt_words.is_connection(error):
-                    raise
-                _log.info("the guest's agent did not do it", extra={"uid": uid, "asked": what, "error": str(error)})
-                return False
-        return True
+        with self._domain(uid, "let go of the guest's file systems") as domain:
+            error = _asked(domain, uid, domain.fsThaw)
+            return error is None or error.get_error_code() != libvirt.VIR_ERR_AGENT_UNRESPONSIVE
 
     @contextlib.contextmanager
     def _domain(self, uid: str, what: str, *, may_be_gone: bool = False) -> Iterator[Any]:
@@ -114,6 +107,24 @@ def _lookup(connection: Any, uid: str) -> Any:
         if libvirt_words.is_gone(error):
             return None
         raise
+
+
+def _agent_listens(xml: str) -> bool:
+    found = ElementTree.fromstring(xml).find("devices/channel/target[@name='org.qemu.guest_agent.0']")
+    return found is not None and found.get("state") == "connected"
+
+
+def _asked(domain: Any, uid: str, call: Callable[[], object]) -> Any:
+    """Why the guest's agent did not do it; None when it did."""
+    try:
+        domain.agentSetResponseTimeout(FREEZE_SECONDS)
+        call()
+    except libvirt.libvirtError as error:
+        if libvirt_words.is_connection(error):
+            raise
+        _log.info("the guest's agent did not do it", extra={"uid": uid, "error": str(error)})
+        return error
+    return None
 
 
 def _failure(message: str, text: str) -> HostFault:

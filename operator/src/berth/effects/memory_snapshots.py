@@ -14,7 +14,7 @@ from berth.domain.observed import KeptSnapshots
 from berth.effects.manifests import KeptDisk, KeptFile, Manifest
 from berth.effects.memory_states import Volume
 from berth.effects.ports import Berth
-from berth.effects.ports_saving import Copying, KeptSnapshot, SnapshotDraft, SnapshotMoment
+from berth.effects.ports_saving import Copying, Held, KeptSnapshot, SnapshotDraft, SnapshotMoment
 from berth.errors import HostFault
 
 Did = Callable[[str, str], None]
@@ -145,6 +145,7 @@ class MemoryBackups:
     has: Callable[[str], bool]
     looks: int = 2
     agent: bool = True
+    silent: int = 0  # so often the guest's agent does not answer
     running: dict[str, int] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     frozen: set[str] = field(default_factory=set)
@@ -177,19 +178,23 @@ class MemoryBackups:
             self.did("abort_backup", uid)
             self.failed.add(uid)
 
-    def freeze(self, uid: str) -> bool:
+    def freeze(self, uid: str) -> Held:
         self._there(uid)
-        if self.agent:
-            self.did("freeze", uid)
-            self.frozen.add(uid)
-        return self.agent
+        if not self.agent:
+            return Held.NO
+        self.did("freeze", uid)
+        self.frozen.add(uid)
+        return Held.YES if not self.silent else Held.PERHAPS
 
     def thaw(self, uid: str) -> bool:
         self._there(uid)
+        if self.silent:
+            self.silent -= 1
+            return False
         if self.agent:
             self.did("thaw", uid)
             self.frozen.discard(uid)
-        return self.agent
+        return True
 
     def _there(self, uid: str) -> None:
         if not self.has(uid):

@@ -3,6 +3,7 @@ volume, and for libvirt's copying of disks."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -140,6 +141,14 @@ class Copying:
     total: int = 0
 
 
+class Held(enum.Enum):
+    """Whether a guest's file systems are frozen."""
+
+    NO = "no"
+    YES = "yes"
+    PERHAPS = "perhaps"  # that was asked for, and not answered
+
+
 class Backups(Protocol):
     """libvirt's copies of a guest's disks as they are at one moment, made while the guest runs on."""
 
@@ -165,12 +174,12 @@ class Backups(Protocol):
         """End whatever libvirt is doing for a snapshot, be it memory or disks. No error when there is nothing."""
         ...
 
-    def freeze(self, uid: str) -> bool:
-        """Have qemu-guest-agent write out and hold all file systems; False when none does."""
+    def freeze(self, uid: str) -> Held:
+        """Have qemu-guest-agent write out and hold all file systems."""
         ...
 
     def thaw(self, uid: str) -> bool:
-        """Have it let go of them; False when none answers."""
+        """Have it let go of them; False when it does not answer, so that they may still be held."""
         ...
 
 

@@ -41,11 +41,8 @@ class NodeSnapshots:
         ordered = state.snapshot.uid if state.snapshot is not None else ""
         with kept_files.folder(vm_uid, berth, state) as folder:
             there = frozenset(snapshot_folders.uids(folder))
-            ready = (
-                snapshot_folders.manifest(folder, ordered, vm_uid).report()
-                if ordered in snapshot_folders.whole(folder)
-                else None
-            )
+            whole = ordered in snapshot_folders.whole(folder)
+            ready = snapshot_folders.manifest(folder, ordered, vm_uid).report() if whole else None
             return KeptSnapshots(there, ready, revert_marks.reverted(folder))
 
     def draft(
@@ -59,11 +56,8 @@ class NodeSnapshots:
     ) -> SnapshotDraft:
         self._mark(vm_uid, state, snapshot.uid)
         with kept_files.folder(vm_uid, berth, state) as folder, snapshot_folders.every(folder, make=True) as every:
-            left = set(snapshot_folders.uids(folder)) - snapshot_folders.whole(
-                folder
-            )  # by an attempt that was broken off
-            for uid in left:
-                snapshot_folders.remove(every, uid)
+            for uid in set(snapshot_folders.uids(folder)) - snapshot_folders.whole(folder):
+                snapshot_folders.remove(every, uid)  # left by an attempt that was broken off
             os.mkdir(snapshot_folders.checked(snapshot.uid), 0o700, dir_fd=every)
             with kept_files.subfolder(every, snapshot.uid) as own:
                 memory = self._blank(vm_uid, berth, own, snapshot_folders.MEMORY) if snapshot.memory else None

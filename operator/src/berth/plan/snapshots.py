@@ -59,7 +59,7 @@ def holds(g: Gathered, guest: Guest) -> tuple[Step, ...]:
             return ()
         return (*_abort(g), wait)
     if g.snapshot_begun:
-        return tuple(_scrap(g, guest, order))
+        return (steps.ScrapSnapshot(order, _runs(g, guest, order), "it was not taken to the end"),)
     return ()
 
 
@@ -72,11 +72,10 @@ def _abort(g: Gathered) -> tuple[Step, ...]:
     return () if g.taking_ends else (steps.AbortSnapshot("it is not to be taken, or not now"),)
 
 
-def _scrap(g: Gathered, guest: Guest, order: Order) -> Iterator[Step]:
-    yield steps.ScrapSnapshot(order, "it was not taken to the end")
+def _runs(g: Gathered, guest: Guest, order: Order) -> bool:
+    """Whether it stands still for nothing else."""
     waits = guest.state is DomainState.PAUSED and guest.detail != "ioerror"
-    if waits and order.power is OrderPower.RUNNING and gathered.marked(g, guest):
-        yield steps.Resume("whoever took the snapshot had stopped it")
+    return waits and order.power is OrderPower.RUNNING and gathered.marked(g, guest)
 
 
 def beside(g: Gathered, guest: Guest) -> Iterator[Step]:

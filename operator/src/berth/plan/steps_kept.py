@@ -76,9 +76,11 @@ class AbortSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ScrapSnapshot:
-    """End what an agent before this one had begun, thaw the guest's file systems, remove the files and the mark."""
+    """End what an agent before this one had begun, thaw the guest's file systems, let it run when it ``runs``; then
+    remove the files, which the volume may hold up, and the mark."""
 
     order: Order
+    runs: bool
     reason: str
 
 
