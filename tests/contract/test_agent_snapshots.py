@@ -16,7 +16,7 @@ from berth.api.kept import RevertOrder, SnapshotOrder
 from berth.api.order import DiskKind, DiskOrder, FileOrder, Order, OrderPower
 from tests.contract import pods
 from tests.contract.agent_bench import Place, World
-from tests.contract.test_agent_saved import condition, gone, next_start, told, volume
+from tests.contract.test_agent_saved import condition, gone, next_start, suspend, told, volume
 
 MIB = 1 << 20
 SIZE = 24 * MIB
@@ -193,6 +193,30 @@ class Bench:
 @pytest.fixture
 def bench(world: World, tmp_path: Path) -> Bench:
     return Bench(world, tmp_path)
+
+
+async def test_a_suspended_guest_has_the_disk_with_it_that_only_its_node_had(bench: Bench) -> None:
+    await bench.counts()
+    before, boot = await bench.sums(), bench.place.boot_id()
+    await suspend(bench.world, bench.place)
+    await gone(bench.world, bench.uid)
+    folder = bench.kept / bench.uid
+    assert sorted(os.listdir(folder)) == ["disk-1-empty.qcow2", "memory-1", "state-1.json"]
+    assert {(s.st_mode & 0o777, s.st_uid) for n in os.listdir(folder) for s in [(folder / n).stat()]} == {(0o600, 0)}
+    ran = bench.ticks()
+    whole = (folder / "disk-1-empty.qcow2").read_bytes()
+    (folder / "disk-1-empty.qcow2").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    await bench.again(restore=1)
+    report = await bench.state("Failed")
+    assert condition(report, "GuestRunning")["reason"] == "StateCorrupt"
+    (folder / "disk-1-empty.qcow2").write_bytes(whole)
+    await bench.state("Running")
+    await bench.ticks_on()
+    assert bench.place.boot_id() == boot
+    assert bench.ticks()[0] in (ran[-1] + 1, ran[-1] + 2)
+    assert await bench.sums() == before
+    assert not bench.lost()
+    await asyncio.to_thread(pods.until, lambda: os.listdir(folder) == ["used-1.json"], 10, "the state's removal")
 
 
 async def test_memory_and_disks_are_of_one_moment_and_come_back_together(bench: Bench) -> None:

@@ -38,16 +38,18 @@ def test_the_same_boot_before_and_after_on_a_claim_that_goes_with_the_machine(ma
 
 
 def test_it_goes_on_on_another_node(cluster: Cluster, make: Make, shared: str) -> None:
-    vm = make(tiny("roamer", savedState={"pvc": {"claimName": shared}}))
+    local = {"name": "local", "size": "32Mi", "empty": {}}
+    vm = make(tiny("roamer", savedState={"pvc": {"claimName": shared}}, disks=[local]))
     first = vm.wait_up()["node"]
     boot = vm.boot_id()
-    vm.shell("echo kept >/tmp/in-memory")
+    vm.shell("echo kept >/tmp/in-memory; echo local-data >/dev/vda; sync")
     vm.berth_does("suspend")
     vm.patch({"placement": away_from(first)})
     vm.berth_does("resume")
     assert vm.status()["node"] != first
     assert vm.boot_id() == boot
-    assert vm.shell("cat /tmp/in-memory").strip() == "kept"
+    shown = vm.shell("cat /tmp/in-memory; head -c 10 /dev/vda; echo").split()
+    assert shown == ["kept", "local-data"], "the node's own disk went along"
 
 
 def test_one_without_a_volume_runs_on(make: Make) -> None:

@@ -15,8 +15,8 @@ FOLDER = "/berth/saved"
 KEPT = StateOrder(folder=FOLDER)
 SAVE = StateOrder(folder=FOLDER, save=True)
 FULL = HostFault("the volume for its state: No space left on device", reason="VolumeFull")
-SAVING_CALLS = range(1, 31)
-RESTORING_CALLS = range(1, 31)
+SAVING_CALLS = range(1, 41)
+RESTORING_CALLS = range(1, 36)
 
 
 def told(epoch: int = 1, state: StateOrder = KEPT, **changes: object) -> Order:
@@ -63,6 +63,38 @@ def test_it_is_saved_while_it_stands_still_and_its_berth_ends_as_saved() -> None
         assert scene.node.exits == {pod(): 0}
         assert [fate.reason for fate in scene.fates()] == [FateReason.SAVED]
         assert scene.clean()
+
+    play(story)
+
+
+def test_the_disk_that_only_its_node_has_goes_along() -> None:
+    """It is copied while the guest stands still, and put back before its memory comes."""
+
+    async def story(scene: Scene) -> None:
+        await saved(scene)
+        log = scene.log
+        assert log.index("save") < log.index("activate") < log.index("backup") < log.index("finish")
+        assert [disk.name for disk in scene.volume.state_disks[uid(), 1]] == ["data"]
+        await scene.kill_agent()
+        other_node(scene)
+        before = len(scene.log)
+        await runs(scene, 2, restore())
+        log = scene.log[before:]
+        assert log.index("put_back") < log.index("restore")
+        assert scene.volume.disks[uid()] == "start 1"
+
+    play(story)
+
+
+def test_a_copy_that_fails_lets_it_run_on_and_leaves_nothing() -> None:
+    async def story(scene: Scene) -> None:
+        await runs(scene)
+        scene.node.failing["backup"] = HostFault("libvirt did not begin to copy", reason="SnapshotFailed")
+        await scene.order(told(state=SAVE))
+        await scene.until(lambda: "save" in scene.log)
+        await scene.until(scene.runs)
+        assert nothing_left(scene)
+        assert not scene.backups.running
 
     play(story)
 

@@ -31,8 +31,8 @@ def of(given: VirtualMachineSpec, status: VirtualMachineStatus | None = None) ->
         ({}, "Suspendable"),
         ({"savedState": None}, "NoSavedState"),
         ({"disks": [{"name": "d", "pvc": {"claimName": "c"}}]}, "Suspendable"),
-        ({"disks": [{"name": "d", "empty": {}, "size": "1Gi"}]}, "NodeLocalDisk"),
-        ({"disks": [{"name": "d", "container": {"image": "example.org/d:1"}}]}, "NodeLocalDisk"),
+        ({"disks": [{"name": "d", "empty": {}, "size": "1Gi"}]}, "Suspendable"),
+        ({"disks": [{"name": "d", "container": {"image": "example.org/d:1"}}]}, "Suspendable"),
         ({"disks": [{"name": "d", "container": {"image": "example.org/d:1"}, "readOnly": True}]}, "Suspendable"),
         ({"nics": [{"name": "n", "network": {"name": "lan"}}]}, "Suspendable"),
         ({"nics": [{"name": "n", "multus": {"name": "lan"}}]}, "PodInterface"),
@@ -78,6 +78,18 @@ def test_a_claim_of_its_own_has_room_for_memory_that_nothing_compresses(memory: 
     made = savedclaim.manifest(of(spec(memory={"size": memory}, savedState={"claim": {}})))
     assert made is not None
     assert made["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+
+
+def test_a_claim_of_its_own_has_room_for_the_disks_that_go_along() -> None:
+    disks = [
+        {"name": "a", "empty": {}, "size": "3Gi"},
+        {"name": "b", "container": {"image": "example.org/d:1"}, "size": "2Gi"},
+        {"name": "c", "container": {"image": "example.org/d:1"}, "readOnly": True},
+        {"name": "d", "pvc": {"claimName": "c"}, "size": "90Gi"},
+    ]
+    made = savedclaim.manifest(of(spec(memory={"size": "512Mi"}, savedState={"claim": {}}, disks=disks)))
+    assert made is not None
+    assert made["spec"]["resources"]["requests"]["storage"] == f"{768 + 5 * 1024}Mi"
 
 
 def test_a_claim_of_its_own_is_as_it_is_wanted_and_has_a_name_that_fits() -> None:

@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final, assert_never
 
 from berth.agent import saving
+from berth.agent.copies import ports
 from berth.agent.machines import Machine
-from berth.agent.reverting import ports
 from berth.agent.saving import Savings
 from berth.agent.snapshots import Snapshots
 from berth.agent.world import World
 from berth.api.order import Order
+from berth.domain.files import MediaFiles
 from berth.domain.observed import TransferStats
 from berth.effects.ports import Berth
 from berth.errors import BerthError, HostFault, Unavailable
@@ -48,9 +49,12 @@ class Keeping:
             case steps.AbortSave():
                 await self._savings.abort(machine)
             case steps.ScrapState(order=order):
+                if world.snapshots is not None:  # an agent before this one may have had the disks copied
+                    await run(world.snapshots.backups.abort, machine.uid)
                 await run(saving.states_of(world).scrap, machine.uid, _berth(machine, order), saving.state_of(order))
             case steps.BeginRestore(order=order):
-                self._savings.begin_restore(machine, order, _berth(machine, order), _of(domain, order))
+                where = (_berth(machine, order), guest_uid(machine), _prepared(machine, order))
+                self._savings.begin_restore(machine, order, *where, _of(domain, order))
             case steps.UseState(order=order, epoch=epoch):
                 state = saving.state_of(order)
                 await run(saving.states_of(world).use, machine.uid, _berth(machine, order), state, epoch)
@@ -67,19 +71,14 @@ class Keeping:
             case steps.ForgetSnapshots(order=order, uids=uids):
                 await self._snapshots.forget(machine, saving.state_of(order), _berth(machine, order), uids)
             case steps.BeginRevert(order=order):
-                self._begin_revert(machine, order, guest_uid(machine), _of(domain, order))
+                where = (_berth(machine, order), guest_uid(machine), _prepared(machine, order))
+                self._savings.begin_revert(machine, order, *where, _of(domain, order))
             case steps.UseRevert(order=order, revert=revert):
                 machine.snapshots = None
                 state = saving.state_of(order)
                 await run(ports(world).reverts.use, machine.uid, _berth(machine, order), state, revert)
             case _ as never:
                 assert_never(never)
-
-    def _begin_revert(self, machine: Machine, order: Order, guest_uid: int, make: saving.Make) -> None:
-        files = machine.place(order.berth.pod_uid).files
-        if files is None:
-            raise HostFault("the plan reverts disks before they are prepared", reason="InternalError")
-        self._savings.begin_revert(machine, order, _berth(machine, order), guest_uid, files, make)
 
     async def _set_clock(self, machine: Machine) -> None:
         """A guest's agent that does not do it holds nothing else up; it is asked again."""
@@ -97,6 +96,13 @@ def _of(domain: Domain, order: Order) -> saving.Make:
         return await domain(order, kind)
 
     return make
+
+
+def _prepared(machine: Machine, order: Order) -> MediaFiles:
+    files = machine.place(order.berth.pod_uid).files
+    if files is None:
+        raise HostFault("the plan writes to disks before they are prepared", reason="InternalError")
+    return files
 
 
 def _berth(machine: Machine, order: Order) -> Berth:

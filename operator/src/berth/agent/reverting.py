@@ -10,19 +10,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from berth.agent.world import Snapshotting, World
+from berth.agent import copies
+from berth.agent.copies import ports
+from berth.agent.world import World
 from berth.api.kept import RevertOrder, SnapshotDisk, StateOrder
 from berth.api.order import Order
 from berth.domain import copied
 from berth.domain.files import DiskFile, MediaFiles
 from berth.effects.ports import Berth
 from berth.errors import HostFault
-
-
-def ports(world: World) -> Snapshotting:
-    if world.snapshots is None:
-        raise HostFault("this agent cannot deal with snapshots", reason="SnapshotUnsupported")
-    return world.snapshots
 
 
 @dataclass(slots=True)
@@ -43,7 +39,9 @@ class Reverting:
         run, reverts, revert = self.world.run, ports(self.world).reverts, self._revert()
         where = (self.order.uid, self.berth, self.state, revert)
         kept = await run(reverts.open, *where)
-        disks = self._disks(kept.disks, revert)
+        written, what = copied.written(self.order.machine), f"snapshot {revert.name}"
+        disks = copies.targets(kept.disks, written, self.files, what)
+        self._check_none_added(kept.disks, revert)
         self._go_on()
         await run(reverts.begin, *where)
         await self._put_back(disks, revert)
@@ -63,18 +61,13 @@ class Reverting:
             await self.world.run(ports(self.world).reverts.put_back, *where, disk, file)
             done += disk.size_bytes
 
-    def _disks(self, kept: tuple[SnapshotDisk, ...], revert: RevertOrder) -> list[tuple[SnapshotDisk, DiskFile]]:
-        """Each with the machine's own file for it."""
-        written = {disk.name for disk in copied.written(self.order.machine)}
-        files = {file.name: file for file in self.files.disks if file.name in written}
-        if missing := [disk.name for disk in kept if disk.name not in files]:
-            text = f"snapshot {revert.name} has disk {', '.join(missing)}, and the machine has none of that name to"
-            text += " write on. Next: give it such a disk again, or revert to another snapshot"
-            raise HostFault(text, reason="DiskMissing")
-        if revert.memory and (added := sorted(set(files) - {disk.name for disk in kept})):
-            text = f"the machine has disk {', '.join(added)}, which the memory of snapshot {revert.name} does not know"
+    def _check_none_added(self, kept: tuple[SnapshotDisk, ...], revert: RevertOrder) -> None:
+        """Memory fits the disks that it was taken with, and no others."""
+        added = {disk.name for disk in copied.written(self.order.machine)} - {disk.name for disk in kept}
+        if revert.memory and added:
+            names = ", ".join(sorted(added))
+            text = f"the machine has disk {names}, which the memory of snapshot {revert.name} does not know"
             raise HostFault(f"{text}. Next: take it away, or revert without memory", reason="DiskAdded")
-        return [(disk, files[disk.name]) for disk in kept]
 
     def _revert(self) -> RevertOrder:
         if self.state.revert is None:

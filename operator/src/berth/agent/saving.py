@@ -12,13 +12,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from berth.agent import works
+from berth.agent import copies, works
 from berth.agent.machines import Machine
 from berth.agent.reverting import Reverting
 from berth.agent.works import Work, Works
 from berth.agent.world import World
-from berth.api.kept import StateOrder
+from berth.api.kept import SnapshotDisk, StateOrder
 from berth.api.order import Order
+from berth.domain import copied
+from berth.domain.copied import Copied
 from berth.domain.files import MediaFiles
 from berth.effects.ports import Berth
 from berth.effects.ports_saving import KeptStates, States
@@ -47,6 +49,8 @@ class _Work(Work):
     epoch: int  # of the start that is going on
     what: Saving
     kind: str = ""  # its machine type, when it is saved
+    guest_uid: int = 0
+    disks: tuple[Copied, ...] = ()  # that are files of this node alone: they go along
     reverting: Reverting | None = None
 
 
@@ -83,23 +87,29 @@ class Savings:
 
     def begin(self, machine: Machine, order: Order, berth: Berth) -> None:
         """Save it."""
-        kind = machine.guest.machine if machine.guest is not None else ""
+        guest = machine.guest
+        if guest is None:
+            raise HostFault("the plan saves a guest that is not there", reason="InternalError")
 
         async def save() -> dict[str, object]:
             return {"epoch": work.epoch, "bytes": await self._save(work)}
 
         state, what = state_of(order), Saving.BUSY
         words = (machine.uid, "saved", "the guest was not saved", save)
-        work = _Work(*words, berth=berth, state=state, epoch=order.epoch, what=what, kind=kind)
+        work = _Work(*words, berth=berth, state=state, epoch=order.epoch, what=what, kind=guest.machine)
+        work.guest_uid, work.disks = guest.guest_uid, copied.of(guest.order.machine)
         self._works.begin(work)
 
-    def begin_restore(self, machine: Machine, order: Order, berth: Berth, make: Make) -> None:
+    def begin_restore(
+        self, machine: Machine, order: Order, berth: Berth, guest_uid: int, files: MediaFiles, make: Make
+    ) -> None:
         async def restore() -> dict[str, object]:
-            return {"epoch": work.epoch, "bytes": await self._restore(work, make)}
+            return {"epoch": work.epoch, "bytes": await self._restore(work, files, make)}
 
         state, what = state_of(order), Saving.RESTORING
         words = (machine.uid, "restored", "the guest was not restored", restore)
         work = _Work(*words, berth=berth, state=state, epoch=order.epoch, what=what)
+        work.guest_uid, work.disks = guest_uid, copied.of(order.machine)
         self._works.begin(work)
 
     def begin_revert(
@@ -114,7 +124,7 @@ class Savings:
     async def abort(self, machine: Machine) -> None:
         work = self._works.abort(machine.uid)
         if work is not None and work.what is Saving.BUSY:
-            await self._world.run(self._world.hypervisor.abort_migration, machine.uid)
+            await self._end_jobs(work)
 
     def look(self, machine: Machine, berth: Berth | None, state: StateOrder | None) -> tuple[KeptStates | None, str]:
         """What is in the volume; or why that is not known. It blocks."""
@@ -138,15 +148,19 @@ class Savings:
             return None
         return work
 
-    async def _restore(self, work: _Work, make: Make) -> int:
+    async def _restore(self, work: _Work, files: MediaFiles, make: Make) -> int:
         """Its bytes. The state is left as it is, whatever happens."""
         epoch = work.state.restore
         if epoch is None:
             raise HostFault("the plan restores a state that no order names", reason="InternalError")
-        saved = await self._world.run(states_of(self._world).open, work.uid, work.berth, work.state, epoch)
+        run, states = self._world.run, states_of(self._world)
+        saved = await run(states.open, work.uid, work.berth, work.state, epoch)
+        for disk, file in copies.targets(saved.disks, work.disks, files, "its state"):
+            _go_on(work)
+            where = (work.uid, work.guest_uid, work.berth, work.state, epoch)
+            await run(states.put_back, *where, disk, file)
         domain = await make(saved.machine)
-        if work.aborted:
-            raise HostFault("it was given up", reason="Aborted")
+        _go_on(work)
         await self._world.run(self._world.hypervisor.restore, saved.path, domain)
         return saved.bytes
 
@@ -157,37 +171,65 @@ class Savings:
         where = (work.uid, work.berth, work.state)
         try:
             path = await run(states.draft, *where, work.epoch)
-            await run(hypervisor.abort_migration, work.uid)  # an earlier agent's, which libvirt has not ended yet
-            if not work.aborted:
-                await run(hypervisor.suspend, work.uid)
-                await self._write(work, path)
-            if work.aborted:
-                raise HostFault("it was given up", reason="Aborted")
+            await self._end_jobs(work)  # an earlier agent's, which libvirt has not ended yet
+            _go_on(work)
+            await run(hypervisor.suspend, work.uid)
+            disks = await self._write(work, path)
+            _go_on(work)
         except BerthError:
+            await self._stop(work)
             await self._clear(work)
             await run(states.unmark, work.uid)
             raise
         try:
-            return await run(states.finish, *where, work.epoch, work.kind)
+            return await run(states.finish, *where, work.epoch, work.kind, disks)
         except BerthError:
             await self._clear(work)
             raise
 
-    async def _write(self, work: _Work, path: str) -> None:
-        run, hypervisor = self._world.run, self._world.hypervisor
+    async def _write(self, work: _Work, path: str) -> tuple[SnapshotDisk, ...]:
+        """Memory, then the disks that go along, while the guest stands still."""
         try:
             async with asyncio.timeout(SAVE_SECONDS):
-                await run(hypervisor.save, work.uid, path)
+                await self._world.run(self._world.hypervisor.save, work.uid, path)
+                _go_on(work)
+                return await self._copy_disks(work) if work.disks else ()
         except TimeoutError as error:
-            await run(hypervisor.abort_migration, work.uid)
             text = f"it was not written within {SAVE_SECONDS:.0f} s. Next: see whether the volume answers"
             raise HostFault(text, reason="DeadlineExceeded") from error
+
+    async def _copy_disks(self, work: _Work) -> tuple[SnapshotDisk, ...]:
+        run, backups = self._world.run, copies.ports(self._world).backups
+        sizes = await copies.sizes(self._world, work.uid, work.disks)
+        where = (work.uid, work.guest_uid, work.berth, work.state, work.epoch)
+        drafts = await run(states_of(self._world).draft_disks, *where, sizes)
+        await run(backups.activate, work.uid)
+        await run(backups.begin, work.uid, {disk.target: drafts[disk.name] for disk in work.disks})
+        await copies.copied(self._world, work.uid, lambda: _go_on(work))
+        return sizes
+
+    async def _end_jobs(self, work: _Work) -> None:
+        """Whatever libvirt writes of this guest, be it memory or disks."""
+        await self._world.run(self._world.hypervisor.abort_migration, work.uid)
+        if self._world.snapshots is not None:
+            await self._world.run(self._world.snapshots.backups.abort, work.uid)
+
+    async def _stop(self, work: _Work) -> None:
+        try:
+            await self._end_jobs(work)
+        except BerthError as error:
+            _log.warning("what libvirt writes is not ended", extra={"uid": work.uid, "error": str(error)})
 
     async def _clear(self, work: _Work) -> None:
         try:
             await self._world.run(states_of(self._world).scrap, work.uid, work.berth, work.state)
         except BerthError as error:
             _log.warning("what was written stays in the volume", extra={"uid": work.uid, "error": str(error)})
+
+
+def _go_on(work: _Work) -> None:
+    if work.aborted:
+        raise HostFault("it was given up", reason="Aborted")
 
 
 def _asked(work: _Work, state: StateOrder) -> bool:

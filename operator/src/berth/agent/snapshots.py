@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from berth.agent import taking, works
+from berth.agent.copies import ports
 from berth.agent.machines import Machine
-from berth.agent.reverting import ports
 from berth.agent.taking import Taking
 from berth.agent.works import Work, Works
 from berth.agent.world import World

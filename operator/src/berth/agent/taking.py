@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from berth.agent.reverting import ports
+from berth.agent import copies
+from berth.agent.copies import ports
 from berth.agent.works import AT_ONCE
 from berth.agent.world import Snapshotting, World
 from berth.api.kept import Consistency, SnapshotDisk, SnapshotOrder, SnapshotReport, SnapshotState, StateOrder
@@ -24,7 +25,6 @@ from berth.errors import BerthError, HostFault, HypervisorDown
 
 TAKE_SECONDS: Final = 3600.0
 """What makes no progress for so long is given up: its volume does not answer."""
-POLL_SECONDS: Final = 0.5
 THAW_SECONDS: Final = 2.0
 THAW_TRIES: Final = 60
 """An agent that was asked to freeze and is silent may still be writing out, and freeze at the end of it."""
@@ -95,10 +95,9 @@ class Taking:
         return {"snapshot": self.snapshot.uid, "pause_ms": self.pause_ms, "consistency": self.consistency.value}
 
     async def _take(self) -> None:
-        run, hypervisor = self.world.run, self.world.hypervisor
+        run = self.world.run
         self._news(SnapshotState.SAVING if self.snapshot.memory else SnapshotState.COPYING)
-        sizes = [(disk.name, await run(hypervisor.disk_bytes, self.uid, disk.target)) for disk in self.disks]
-        self.sizes = tuple(SnapshotDisk(name=name, size_bytes=size) for name, size in sizes)
+        self.sizes = await copies.sizes(self.world, self.uid, self.disks)
         files = self._ports.files
         draft = await run(files.draft, self.uid, self.guest_uid, self.berth, self.state, self.snapshot, self.sizes)
         self._go_on()
@@ -108,7 +107,8 @@ class Taking:
         else:
             await self._disks_alone(draft)
         self._news(SnapshotState.COPYING)
-        await self._copied()
+        if self.disks:
+            await copies.copied(self.world, self.uid, self._go_on, self._far)
 
     async def _with_memory(self, draft: SnapshotDraft, memory: str) -> None:
         run, hypervisor = self.world.run, self.world.hypervisor
@@ -153,22 +153,6 @@ class Taking:
         if self.stopped_at is not None:
             await self.world.run(self.world.hypervisor.resume, self.uid)
             self.pause_ms, self.stopped_at = int((time.monotonic() - self.stopped_at) * 1000), None
-
-    async def _copied(self) -> None:
-        if not self.disks:
-            return
-        while True:
-            self._go_on()
-            try:
-                found = await self.world.run(self._ports.backups.copying, self.uid)
-            except HypervisorDown:
-                pass  # the copies go on without libvirtd
-            else:
-                if found is None:
-                    break
-                self._far(found)
-            await asyncio.sleep(POLL_SECONDS)
-        await self.world.run(self._ports.backups.check, self.uid)
 
     async def _finish(self) -> None:
         self._go_on()

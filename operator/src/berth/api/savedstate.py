@@ -36,7 +36,9 @@ class OwnClaim(Model):
     """A PersistentVolumeClaim that Berth makes before the first start, and that goes with the machine."""
 
     size: Annotated[Quantity | None, NextBoot] = Field(
-        None, description="Its size. Default: the machine's memory and a quarter more, at least 256 MiB more."
+        None,
+        description="Its size. Default: the machine's memory and a quarter more, at least 256 MiB more, and the sizes"
+        " of its disks that are files of the node. Snapshots need more.",
     )
     storage_class_name: Annotated[str | None, NextBoot] = Field(
         None,

@@ -22,6 +22,8 @@ from berth.errors import HostFault
 MAGIC: Final = b"LibvirtQemudSave"
 """How a file begins that libvirt has written to its end; before, it says Part."""
 MANIFEST_BYTES: Final = 65536
+SHOWN: Final = "snapshot-"
+"""How names in a machine's own folder begin under which QEMU and libvirt find what they write copies to."""
 _CHUNK: Final = 4 << 20
 _FULL: Final = (28, 122)  # ENOSPC, EDQUOT
 
@@ -79,6 +81,14 @@ def show(machines: MachineFolders, vm_uid: str, berth: Berth, file: int, name: s
     return str(target)
 
 
+def unshow(machines: MachineFolders, vm_uid: str) -> None:
+    """All that was shown under names of SHOWN."""
+    folder = machines.path(vm_uid)
+    for point in mounts.beneath(folder):
+        if point.startswith(f"{folder}/{SHOWN}"):
+            mounts.unbind(folder / point.rpartition("/")[2])
+
+
 def exists(folder: int, name: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
@@ -99,6 +109,15 @@ def digest(file: int) -> Digest:
         made.update(chunk)
         size += len(chunk)
     return Digest(size, made.hexdigest(), first)
+
+
+def finished(folder: int, name: str) -> Digest:
+    """Root's alone from now on, on the disk, and read back from there."""
+    with paths.closing(opened(folder, name)) as file:
+        os.fchown(file, 0, 0)
+        os.fchmod(file, 0o600)
+        settle(file)
+        return digest(file)
 
 
 def memory_digest(file: int, name: str) -> tuple[int, str]:

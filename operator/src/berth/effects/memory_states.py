@@ -5,10 +5,11 @@ A volume outlives nodes and is shared by those that are given the same one; the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from berth.api.kept import RevertOrder, StateOrder
+from berth.api.kept import RevertOrder, SnapshotDisk, StateOrder
+from berth.domain.files import DiskFile
 from berth.domain.observed import KeptStates
 from berth.effects.manifests import Manifest
 from berth.effects.ports import Berth
@@ -24,6 +25,7 @@ class Volume:
     used: set[tuple[str, int]] = field(default_factory=set)
     drafts: set[tuple[str, int]] = field(default_factory=set)
     corrupt: set[tuple[str, int]] = field(default_factory=set)
+    state_disks: dict[tuple[str, int], tuple[SnapshotDisk, ...]] = field(default_factory=dict)
     snapshots: dict[tuple[str, str], Manifest | None] = field(default_factory=dict)  # None: not whole
     spoiled: set[str] = field(default_factory=set)  # snapshots that are not what was taken
     reverted: dict[str, str] = field(default_factory=dict)
@@ -60,8 +62,29 @@ class MemoryStates:
         self.volume.drafts = {(vm_uid, epoch)}
         return f"/memory/{vm_uid}"
 
-    def finish(self, vm_uid: str, berth: Berth, state: StateOrder, epoch: int, machine: str) -> int:
+    def draft_disks(
+        self,
+        vm_uid: str,
+        guest_uid: int,
+        berth: Berth,
+        state: StateOrder,
+        epoch: int,
+        disks: Sequence[SnapshotDisk],
+    ) -> Mapping[str, str]:
+        self.did("draft_disks", f"{vm_uid} {epoch}")
+        return {disk.name: f"/memory/{vm_uid}/{disk.name}" for disk in disks}
+
+    def finish(
+        self,
+        vm_uid: str,
+        berth: Berth,
+        state: StateOrder,
+        epoch: int,
+        machine: str,
+        disks: Sequence[SnapshotDisk] = (),
+    ) -> int:
         self.did("finish", f"{vm_uid} {epoch}")
+        self.volume.state_disks[vm_uid, epoch] = tuple(disks)
         self.volume.drafts.discard((vm_uid, epoch))
         self.volume.complete = {one for one in self.volume.complete if one[0] != vm_uid} | {(vm_uid, epoch)}
         return 1
@@ -78,7 +101,21 @@ class MemoryStates:
     def open(self, vm_uid: str, berth: Berth, state: StateOrder, epoch: int) -> SavedGuest:
         if (vm_uid, epoch) not in self.volume.complete or (vm_uid, epoch) in self.volume.corrupt:
             raise HostFault(f"memory-{epoch}: is not what was saved", reason="StateCorrupt")
-        return SavedGuest(f"/memory/{vm_uid}")
+        return SavedGuest(f"/memory/{vm_uid}", disks=self.volume.state_disks.get((vm_uid, epoch), ()))
+
+    def put_back(
+        self,
+        vm_uid: str,
+        guest_uid: int,
+        berth: Berth,
+        state: StateOrder,
+        epoch: int,
+        disk: SnapshotDisk,
+        file: DiskFile,
+    ) -> None:
+        self.volume.disks[vm_uid] = "half"
+        self.did("put_back", f"{vm_uid} {disk.name}")
+        self.volume.disks[vm_uid] = f"start {epoch}"
 
     def use(self, vm_uid: str, berth: Berth, state: StateOrder, epoch: int) -> None:
         self.did("use", f"{vm_uid} {epoch}")

@@ -22,6 +22,7 @@ class SavedGuest:
     path: str
     machine: str = ""
     bytes: int = 0
+    disks: tuple[SnapshotDisk, ...] = ()
 
 
 class States(Protocol):
@@ -40,8 +41,29 @@ class States(Protocol):
         """Make the mark, then an empty file in the volume, shown to libvirt at the path that is returned."""
         ...
 
-    def finish(self, vm_uid: str, berth: Berth, state: StateOrder, epoch: int, machine: str) -> int:
-        """The draft is written: make sure that it is on the disk and can be read, then make it whole. Its bytes."""
+    def draft_disks(
+        self,
+        vm_uid: str,
+        guest_uid: int,
+        berth: Berth,
+        state: StateOrder,
+        epoch: int,
+        disks: Sequence[SnapshotDisk],
+    ) -> Mapping[str, str]:
+        """Blank images beside it, one for each disk, by its name: where QEMU finds them."""
+        ...
+
+    def finish(
+        self,
+        vm_uid: str,
+        berth: Berth,
+        state: StateOrder,
+        epoch: int,
+        machine: str,
+        disks: Sequence[SnapshotDisk] = (),
+    ) -> int:
+        """The drafts are written: make sure that they are on the disk and can be read, then make the state whole. Its
+        bytes."""
         ...
 
     def scrap(self, vm_uid: str, berth: Berth, state: StateOrder) -> None:
@@ -54,6 +76,19 @@ class States(Protocol):
 
     def open(self, vm_uid: str, berth: Berth, state: StateOrder, epoch: int) -> SavedGuest:
         """Verify the whole of a state, and show it to libvirt; it is left as it is."""
+        ...
+
+    def put_back(
+        self,
+        vm_uid: str,
+        guest_uid: int,
+        berth: Berth,
+        state: StateOrder,
+        epoch: int,
+        disk: SnapshotDisk,
+        file: DiskFile,
+    ) -> None:
+        """Make the machine's disk, which nobody has open, exactly what the state's is, in size and content."""
         ...
 
     def use(self, vm_uid: str, berth: Berth, state: StateOrder, epoch: int) -> None:

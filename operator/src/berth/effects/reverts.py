@@ -5,13 +5,11 @@ A snapshot's files are read, and never changed, but that qemu-img, which runs as
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass, field
 
 from berth.api.kept import RevertOrder, SnapshotDisk, StateOrder
 from berth.domain.files import DiskFile
-from berth.effects import kept_files, mounts, paths, qemuimg, revert_marks, snapshot_folders, states
+from berth.effects import disk_copies, kept_files, mounts, paths, revert_marks, snapshot_folders, states
 from berth.effects.folders import MachineFolders
 from berth.effects.manifests import KeptFile, Manifest
 from berth.effects.ports import Berth
@@ -50,14 +48,7 @@ class NodeReverts:
         file: DiskFile,
     ) -> None:
         with kept_files.folder(vm_uid, berth, state) as folder, snapshot_folders.one(folder, revert.snapshot) as own:
-            try:
-                with paths.closing(kept_files.opened(own, snapshot_folders.disk_name(disk.name))) as source:
-                    _let_read(source, guest_uid)
-                    _put_back(source, guest_uid, disk, file)
-                    os.fchown(source, 0, 0)
-                    os.fchmod(source, 0o600)
-            except HostFault as error:
-                raise HostFault(f"disk {disk.name}: {error}", reason=error.reason) from error
+            disk_copies.put_back(own, snapshot_folders.disk_name(disk.name), guest_uid, disk, file)
 
     def show(self, vm_uid: str, berth: Berth, state: StateOrder, revert: RevertOrder) -> str:
         with (
@@ -90,30 +81,3 @@ def _verify(own: int, file: KeptFile, snapshot: str) -> int:
         text += " another checksum. Next: mend the volume, or revert to another snapshot"
         raise HostFault(text, reason="SnapshotCorrupt")
     return found.size
-
-
-def _let_read(source: int, guest_uid: int) -> None:
-    os.fchown(source, 0, guest_uid)
-    os.fchmod(source, 0o640)
-
-
-def _put_back(source: int, guest_uid: int, disk: SnapshotDisk, file: DiskFile) -> None:
-    """The guest's QEMU wrote the source: what its header says is not believed before it is judged."""
-    image = qemuimg.judge(source, f"disk-{disk.name}.qcow2")
-    if (image.format, image.virtual_size) != ("qcow2", disk.size_bytes):
-        text = f"is a {image.format} image of {image.virtual_size} bytes, and not one of {disk.size_bytes}"
-        raise HostFault(text, reason="SnapshotCorrupt")
-    with contextlib.closing(open(file.path, "r+b", buffering=0, opener=_opener)) as opened:
-        target = opened.fileno()
-        overlay = file.backing_path is not None
-        if overlay:
-            qemuimg.fit(target, guest_uid, file.format, disk.size_bytes)
-        else:
-            qemuimg.must_be_free(target, guest_uid, file.format)
-            qemuimg.blank(target, guest_uid, file.format, disk.size_bytes)
-        qemuimg.copy_into(target, guest_uid, file.format, source, blank=not overlay)
-        os.fsync(target)
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -11,21 +11,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from berth.api.kept import SnapshotDisk, SnapshotOrder, StateOrder
 from berth.domain.observed import KeptSnapshots
-from berth.effects import kept_files, manifests, mounts, paths, qemuimg, revert_marks, snapshot_folders
+from berth.effects import disk_copies, kept_files, manifests, paths, revert_marks, snapshot_folders
 from berth.effects.folders import MachineFolders
-from berth.effects.manifests import KeptDisk, KeptFile, Manifest
+from berth.effects.manifests import KeptFile, Manifest
 from berth.effects.ports import Berth
 from berth.effects.ports_saving import SnapshotDraft, SnapshotMoment
 from berth.errors import HostFault
 
 MARK: Final = "snapshot"
-_SHOWN: Final = "snapshot-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +60,17 @@ class NodeSnapshots:
             os.mkdir(snapshot_folders.checked(snapshot.uid), 0o700, dir_fd=every)
             with kept_files.subfolder(every, snapshot.uid) as own:
                 memory = self._blank(vm_uid, berth, own, snapshot_folders.MEMORY) if snapshot.memory else None
-                paths_ = {disk.name: self._disk(vm_uid, guest_uid, berth, own, disk) for disk in disks}
+                where = (self.machines, vm_uid, guest_uid, berth, own)
+                blanks = {d.name: disk_copies.blank(*where, snapshot_folders.disk_name(d.name), d) for d in disks}
                 os.fsync(own)
             os.fsync(every)
             os.fsync(folder)
-        return SnapshotDraft(memory, paths_)
+        return SnapshotDraft(memory, blanks)
 
     def finish(
         self, vm_uid: str, berth: Berth, state: StateOrder, snapshot: SnapshotOrder, moment: SnapshotMoment
     ) -> None:
-        self._unshow(vm_uid)
+        kept_files.unshow(self.machines, vm_uid)
         with kept_files.folder(vm_uid, berth, state) as folder, snapshot_folders.one(folder, snapshot.uid) as own:
             made = Manifest(
                 uid=snapshot.uid,
@@ -80,13 +80,15 @@ class NodeSnapshots:
                 consistency=moment.consistency,
                 pause_ms=moment.pause_ms,
                 machine=moment.machine,
-                memory=_finished(own, snapshot_folders.MEMORY) if snapshot.memory else None,
-                disks=tuple(_finished_disk(own, disk) for disk in moment.disks),
+                memory=_memory(own) if snapshot.memory else None,
+                disks=tuple(
+                    disk_copies.finished(own, snapshot_folders.disk_name(disk.name), disk) for disk in moment.disks
+                ),
             )
             manifests.write(own, made)
 
     def scrap(self, vm_uid: str, berth: Berth, state: StateOrder) -> None:
-        self._unshow(vm_uid)
+        kept_files.unshow(self.machines, vm_uid)
         uid = self._marked(vm_uid).get("snapshot", "")
         with kept_files.folder(vm_uid, berth, state) as folder:
             if uid in snapshot_folders.uids(folder) and uid not in snapshot_folders.whole(folder):
@@ -119,45 +121,11 @@ class NodeSnapshots:
 
     def _blank(self, vm_uid: str, berth: Berth, own: int, name: str) -> str:
         with paths.closing(kept_files.create(own, name)) as file:
-            return kept_files.show(self.machines, vm_uid, berth, file, f"{_SHOWN}{name}")
-
-    def _disk(self, vm_uid: str, guest_uid: int, berth: Berth, own: int, disk: SnapshotDisk) -> str:
-        name = snapshot_folders.disk_name(disk.name)
-        with paths.closing(kept_files.create(own, name)) as file:
-            os.fchown(file, guest_uid, guest_uid)
-            with _volume_full():
-                qemuimg.create_qcow2(file, guest_uid, disk.size_bytes)
-            return kept_files.show(self.machines, vm_uid, berth, file, f"{_SHOWN}{name}")
-
-    def _unshow(self, vm_uid: str) -> None:
-        folder = self.machines.path(vm_uid)
-        for point in mounts.beneath(folder):
-            if point.startswith(f"{folder}/{_SHOWN}"):
-                mounts.unbind(folder / point.rpartition("/")[2])
+            return kept_files.show(self.machines, vm_uid, berth, file, f"{kept_files.SHOWN}{name}")
 
 
-def _finished(own: int, name: str) -> KeptFile:
-    """Root's alone from now on, on the disk, and read back from there."""
-    with paths.closing(kept_files.opened(own, name)) as file:
-        os.fchown(file, 0, 0)
-        os.fchmod(file, 0o600)
-        kept_files.settle(file)
-        found = kept_files.digest(file)
-        if name == snapshot_folders.MEMORY and found.begin != kept_files.MAGIC:
-            raise HostFault(f"{name}: libvirt has not written it to its end", reason="SnapshotFailed")
-        return KeptFile(name=name, bytes=found.size, sha256=found.sha256)
-
-
-def _finished_disk(own: int, disk: SnapshotDisk) -> KeptDisk:
-    file = _finished(own, snapshot_folders.disk_name(disk.name))
-    stored = os.stat(file.name, dir_fd=own, follow_symlinks=False).st_blocks * 512
-    return KeptDisk(name=disk.name, size_bytes=disk.size_bytes, stored_bytes=stored, file=file)
-
-
-@contextlib.contextmanager
-def _volume_full() -> Iterator[None]:
-    """It is the volume that is full, and not one of the guest's disks."""
-    try:
-        yield
-    except HostFault as error:
-        raise HostFault(str(error), reason="VolumeFull" if error.reason == "DiskFull" else error.reason) from error
+def _memory(own: int) -> KeptFile:
+    found = kept_files.finished(own, snapshot_folders.MEMORY)
+    if found.begin != kept_files.MAGIC:
+        raise HostFault("memory: libvirt has not written it to its end", reason="SnapshotFailed")
+    return KeptFile(name=snapshot_folders.MEMORY, bytes=found.size, sha256=found.sha256)

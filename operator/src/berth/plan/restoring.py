@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from berth.api.order import Order
 from berth.api.virtualmachine import ConditionType, Phase, Power, VirtualMachineSpec
+from berth.domain import copied
 from berth.plan import revert_request
 from berth.plan import suspendable as able
 from berth.plan.world import Agent, Machine, World, frozen_spec
@@ -51,11 +52,12 @@ def too_old(agent: Agent | None) -> str:
 
 
 def too_old_for(agent: Agent | None, order: Order) -> str:
-    """Why this agent would boot what this order wants restored or reverted; empty when it would not."""
+    """Why this agent would boot what this order wants restored or reverted, or leave disks behind that are to be saved;
+    empty when it would not."""
     state = order.state
-    if state is None or (state.restore is None and state.revert is None):
+    if state is None or (not state.save and state.restore is None and state.revert is None):
         return ""
-    return too_old(agent) or (revert_request.too_old(agent) if state.revert is not None else "")
+    return too_old(agent) or (revert_request.too_old(agent) if state.revert or copied.of(order.machine) else "")
 
 
 def suspendable(world: World) -> able.Answer | None:
@@ -67,10 +69,15 @@ def suspendable(world: World) -> able.Answer | None:
     if said is not None and spec.power is Power.SUSPENDED:
         return able.Answer(False, said.reason, f"{said.message[:1].upper()}{said.message[1:]}.")
     lives = berth is not None and not berth.terminal
-    old = too_old(world.agent) if lives else ""
-    if old:
+    old = too_old(world.agent) or (revert_request.too_old(world.agent) if _has_local_disks(spec) else "")
+    if old and lives:
         return able.Answer(False, "AgentTooOld", old)
     return able.answer(frozen_spec(berth) if berth is not None and lives else None, spec)
+
+
+def _has_local_disks(spec: VirtualMachineSpec) -> bool:
+    """Whether disks go along that an earlier agent would leave behind."""
+    return any(disk.pvc is None and not disk.read_only for disk in spec.disks)
 
 
 def runs_on(world: World, phase: Phase) -> str:

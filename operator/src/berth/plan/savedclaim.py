@@ -28,9 +28,11 @@ def name(machine: str, where: SavedState) -> str:
 
 
 def size(spec: VirtualMachineSpec) -> str:
-    """What the memory takes though nothing of it can be compressed, and devices, and the file system itself."""
+    """What memory and the node's own disks take though all of it is in use, and devices, and the file system itself."""
     memory = to_bytes(spec.memory.size)
-    return f"{-(-(memory + max(memory // 4, 256 * MIB)) // MIB)}Mi"
+    local = [disk for disk in spec.disks if disk.pvc is None and not disk.read_only]
+    disks = sum(to_bytes(disk.size) for disk in local if disk.size)
+    return f"{-(-(memory + max(memory // 4, 256 * MIB) + disks) // MIB)}Mi"
 
 
 def manifest(machine: Machine) -> Object | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from berth.api.devices import Disk, Nic
+from berth.api.devices import Nic
 from berth.api.virtualmachine import Power, VirtualMachineSpec
 
 
@@ -28,8 +28,7 @@ def of_spec(spec: VirtualMachineSpec) -> Answer:
             "There is no volume to save its state to. Next: give spec.savedState and restart it, or set another power."
         )
         return Answer(False, "NoSavedState", text)
-    troubles = [*map(_disk, spec.disks), of_nics(spec)]
-    return next((trouble for trouble in troubles if trouble is not None), _ABLE)
+    return of_nics(spec) or _ABLE
 
 
 def of_nics(spec: VirtualMachineSpec) -> Answer | None:
@@ -49,17 +48,6 @@ def answer(frozen: VirtualMachineSpec | None, live: VirtualMachineSpec) -> Answe
 def wanted(spec: VirtualMachineSpec | None) -> bool:
     """Whether it is to be suspended, and can be."""
     return spec is not None and spec.power is Power.SUSPENDED and of_spec(spec).able
-
-
-def _disk(disk: Disk) -> Answer | None:
-    """What lies in the berth's own folder goes with the berth."""
-    if disk.empty is not None:
-        text = f"Disk {disk.name} is a file on the node, which goes with the berth. Next: put it on a claim."
-        return Answer(False, "NodeLocalDisk", text)
-    if disk.container is not None and not disk.read_only:
-        text = f"What is written to disk {disk.name} goes with the berth. Next: make it readOnly, or use a claim."
-        return Answer(False, "NodeLocalDisk", text)
-    return None
 
 
 def _nic(nic: Nic) -> Answer | None:
