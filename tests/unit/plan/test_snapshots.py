@@ -9,7 +9,7 @@ import pytest
 
 from berth.api.handover import Outgoing
 from berth.api.kept import SnapshotOrder, SnapshotReport, SnapshotState, StateOrder
-from berth.api.order import ConditionStatus, Order, OrderPower
+from berth.api.order import ConditionStatus, GuestState, Order, OrderPower
 from berth.domain.host import Accelerator
 from berth.domain.observed import DomainState, Guest, GuestNic, KeptSnapshots, StartRecord
 from berth.plan import machine, report, snapshots, steps
@@ -165,7 +165,17 @@ def test_the_report_says_that_it_stands_still_and_how_far_it_is() -> None:
     assert found is not None
     assert found.snapshot == work(SnapshotState.SAVING)
     running = {c.type: c for c in found.conditions}["GuestRunning"]
-    assert (running.status, running.reason) == (ConditionStatus.FALSE, "Snapshot")
+    assert (running.status, running.reason) == (ConditionStatus.TRUE, "Running")
+    assert running.message == "It stands still while its memory is written to a snapshot."
+    assert found.state is GuestState.RUNNING, "a moment's stop is no pause"
+    paused = world(
+        order=told(power=OrderPower.PAUSED),
+        guest=guest(DomainState.PAUSED, "user"),
+        taking=work(SnapshotState.SAVING),
+    )
+    said = report.report(paused, Progress())
+    assert said is not None
+    assert said.state is GuestState.PAUSED
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,8 @@ def _guest(seen: Scene) -> Finding:
         return _problem(kind, "AgentTooOld", f"Its saved state waits. {old}")
     match seen.life:
         case Life.RUNNING:
-            return _true(kind, "Running", "")
+            said = _reported(seen, kind)
+            return _true(kind, "Running", said.message if said is not None and said.status is _S.TRUE else "")
         case Life.PAUSED if (said := _reported(seen, kind)) is not None and said.reason == "Saving":
             return said
         case Life.PAUSED:

@@ -120,6 +120,8 @@ def _state(g: Gathered, p: Progress) -> GuestState:
         return GuestState.FAILED  # it is there, and cannot be let run
     if _ends_by_itself(g) and (last := _before(g, p)) is not None and last in _ALIVE:
         return last  # how it went is told when that is known
+    if seen is GuestState.PAUSED and snapshots.runs_on(g):
+        return GuestState.RUNNING
     if seen in _SEEN:
         return seen
     if p.failure is not None or _refused(p) is not None:
@@ -221,8 +223,8 @@ def _running(g: Gathered, p: Progress, state: GuestState) -> ReportCondition:
         return _condition(kind, _S.FALSE, "GuestEnding", "the guest is ending; how it went is about to be told")
     if state is GuestState.PAUSED and g.saving is Saving.BUSY:
         return _condition(kind, _S.FALSE, "Saving", _saving(p))
-    if state is GuestState.PAUSED and snapshots.stopped(g):
-        return _condition(kind, _S.FALSE, "Snapshot", "it stands still while its memory is written to a snapshot")
+    if state is GuestState.RUNNING and snapshots.runs_on(g):
+        return _condition(kind, _S.TRUE, "Running", "It stands still while its memory is written to a snapshot.")
     match state:
         case GuestState.RUNNING:
             return _condition(kind, _S.TRUE, "Running")

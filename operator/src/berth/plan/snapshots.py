@@ -38,6 +38,11 @@ def stopped(g: Gathered) -> bool:
     return g.taking is not None and g.taking.state is SnapshotState.SAVING
 
 
+def runs_on(g: Gathered) -> bool:
+    """Whether it stands still for that alone: it is told as one that runs."""
+    return stopped(g) and g.guest is not None and gathered.wanted(g, g.guest).power is OrderPower.RUNNING
+
+
 def _ordered(g: Gathered, order: Order) -> SnapshotOrder | None:
     """The one that is to be taken now."""
     state = order.state
