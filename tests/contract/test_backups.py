@@ -111,9 +111,8 @@ def test_a_guest_without_an_agent_is_not_frozen(copies: Copies) -> None:
     assert copies.backups.freeze(copies.bench.uid) is Held.NO
 
 
+@pytest.mark.parametrize("copies", ["qemu"], indirect=True)
 def test_a_qemu_that_cannot_take_disks_back_is_named(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not isinstance(copies.bench, QemuBench):
-        pytest.skip("there is no QEMU in memory")
     monkeypatch.setattr(libvirt_backup, "_ACTIVATE", '{"execute": "blockdev-of-the-future"}')
     with pytest.raises(HostFault, match=r"older than 10\.0") as caught:
         copies.backups.activate(copies.bench.uid)
