@@ -22,7 +22,9 @@ from tests.contract.libvirtd import Bench, QemuBench
 from tests.contract.test_node_snapshots import content, owned, run
 
 MIB = 1 << 20
-DISK = DiskOrder(name="data", kind=DiskKind.EMPTY, size_bytes=8 * MIB)
+SIZE = 256 * MIB
+"""So large that it is not copied when the next call comes."""
+DISK = DiskOrder(name="data", kind=DiskKind.EMPTY, size_bytes=SIZE)
 
 
 class DiskBench(QemuBench):
@@ -31,7 +33,7 @@ class DiskBench(QemuBench):
     def media(self) -> MediaFiles:
         disk = self.folder / "disk-data.img"
         if not disk.exists():
-            owned(disk, os.urandom(4 * MIB) + bytes(4 * MIB))
+            owned(disk, os.urandom(SIZE))
         return replace(super().media(), disks=(DiskFile("data", str(disk), "raw"),))
 
 
@@ -68,7 +70,7 @@ def copies(request: pytest.FixtureRequest) -> Iterator[Copies]:
 def target(folder: Path, name: str = "copy.qcow2") -> str:
     path = folder / name
     path.unlink(missing_ok=True)
-    run("qemu-img", "create", "-q", "-f", "qcow2", str(path), "8M")
+    run("qemu-img", "create", "-q", "-f", "qcow2", str(path), str(SIZE))
     os.chown(path, libvirtd.GUEST_UID, libvirtd.GUEST_UID)
     return str(path)
 
