@@ -31,8 +31,8 @@ SUSPEND_MS, RESUME_MS = 100, 200
 """Milliseconds of that. A resume wires the guest into its pod's network and writes beside the state that it is used."""
 VERIFY: Final = 1.25
 """Of what sha256sum needs for the same file: to hash it, it has to be read, and more would be needless. There is no
-such bar for suspending, which does it with the same code: QEMU still has its memory then, and to find pages for what is
-read the kernel was seen to need anything from a tenth of the hash's own time to twice as much."""
+such bar for suspending, which does it with the same code, beside a QEMU that still has its memory: the kernel was seen
+to need anything from a tenth of the hash's own time to twice as much for the same bytes, and why is not known."""
 MIB: Final = 1 << 20
 
 
