@@ -307,6 +307,17 @@ def test_with_the_hardware_of_then() -> None:
     assert world.status["pendingChanges"] == ["spec.cpu.count"]
 
 
+@pytest.mark.parametrize("memory", [True, False])
+def test_the_volume_that_it_is_in_is_mounted_though_the_machine_has_none_any_more(memory: bool) -> None:
+    world = up()
+    world.disk = 7
+    world.taken("before", memory=memory)
+    world.disk = 8
+    world.apply({REVERT: "before"}, savedState=None)
+    world.settle(until=lambda: world.condition("Reverted").get("status") == "True")
+    assert (world.disk, world.status["pendingChanges"]) == (7, ["spec.savedState"])
+
+
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [("nobody", "SnapshotMissing"), ("half", "SnapshotNotReady")],

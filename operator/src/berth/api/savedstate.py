@@ -83,5 +83,5 @@ class RevertStatus(Model):
     name: str = Field(description="The Snapshot's name.")
     memory: bool = Field(True, description="Whether the machine goes on from there, or boots from its disks.")
     done: bool = Field(False, description="Whether the machine has run from it.")
-    machine: str = Field("", description="The spec to restore with, as JSON, until it is done.")
+    machine: str = Field("", description="The spec that the machine had then, as JSON, until it is done.")
     hardware: str = Field("", description="The machine type and the CPU to restore with, as JSON, until it is done.")

@@ -18,15 +18,22 @@ from berth.plan.world import Agent, Machine, World, frozen_spec
 
 
 def spec(machine: Machine) -> VirtualMachineSpec | None:
-    """Where it may run is as it is wanted now, in any case."""
-    ran_with = _begins_with(machine)[0]
-    if machine.spec is None or not ran_with:
+    """Where it may run is as it is wanted now, in any case. Of a Snapshot without memory only the volume counts that it
+    is in: the machine may have another by now, or none."""
+    frozen = _read(_begins_with(machine)[0])
+    if machine.spec is None or frozen is None:
         return machine.spec
-    try:
-        frozen = VirtualMachineSpec.model_validate_json(ran_with)
-    except ValidationError:
-        return machine.spec
+    revert = revert_request.pending(machine)
+    if revert is not None and not revert.memory:
+        return machine.spec.model_copy(update={"saved_state": frozen.saved_state})
     return frozen.model_copy(update={"placement": machine.spec.placement})
+
+
+def _read(spec: str) -> VirtualMachineSpec | None:
+    try:
+        return VirtualMachineSpec.model_validate_json(spec) if spec else None
+    except ValidationError:
+        return None
 
 
 def hardware(machine: Machine) -> str:
@@ -35,7 +42,7 @@ def hardware(machine: Machine) -> str:
 
 
 def _begins_with(machine: Machine) -> tuple[str, str]:
-    """The spec, and the machine type and CPU, of the guest whose memory the next start restores."""
+    """The spec, and the machine type and CPU, of the guest that the next start restores or goes back to."""
     revert = revert_request.pending(machine)
     if revert is not None:
         return revert.machine, revert.hardware

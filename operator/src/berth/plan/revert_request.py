@@ -52,8 +52,9 @@ def remembered(world: World) -> RevertStatus | None:
     if snap is None or snap.spec is None or snap.status is None:
         return last
     memory = snap.spec.memory
-    fits = {"machine": snap.status.machine, "hardware": snap.status.hardware} if memory else {}
-    return RevertStatus(request=asked, snapshot=snap.uid, name=snap.name, memory=memory, **fits)
+    hardware = snap.status.hardware if memory else ""
+    found = RevertStatus(request=asked, snapshot=snap.uid, name=snap.name, memory=memory)
+    return found.model_copy(update={"machine": snap.status.machine, "hardware": hardware})
 
 
 def _stored(machine: Machine) -> RevertStatus | None:
@@ -92,10 +93,6 @@ def trouble(world: World) -> Trouble | None:
     if snap.status.machine_uid != world.machine.uid:
         text = f"Snapshot {name} was taken of another machine, which had this name."
         return Trouble("SnapshotForeign", f"{text} Next: choose another.")
-    spec = world.machine.spec
-    if spec is None or spec.saved_state is None:
-        text = f"Snapshot {name} is in the volume of spec.savedState, which the machine no longer has."
-        return Trouble("NoSavedState", f"{text} Next: give it again.")
     return None
 
 
