@@ -65,6 +65,8 @@ def kubelet(node: Node, topology: Topology, cgroup_root: str) -> str:
         "serializeImagePulls": False,
         "maxPods": 240,
         "syncFrequency": "1m0s",
+        # Tests kill containers on purpose: by default each start would wait longer than the one before, up to minutes.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "5s"},
     }
     return yaml.safe_dump(config, sort_keys=False)
 
