@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,11 +19,16 @@ from testbed.kube import CLIENT, ROOT, VMS, Cluster, Json, Machine, wait
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """The running cluster with Berth installed: brought up when it is not there, by one test process at a time."""
-    with (Path(tempfile.gettempdir()) / "berth-e2e.lock").open("w") as lock:
+    """The running cluster with Berth installed: brought up when it is not there, by one test process for all."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(uuid.uuid4()))  # the same in all processes of a run
+    with (Path(tempfile.gettempdir()) / "berth-e2e.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for step in (["up"], ["install"]):
-            subprocess.run([sys.executable, "-m", "testbed", *step], cwd=ROOT, check=True)
+        lock.seek(0)
+        if lock.read() != run:
+            for step in (["up"], ["install"]):
+                subprocess.run([sys.executable, "-m", "testbed", *step], cwd=ROOT, check=True)
+            lock.truncate(0)
+            lock.write(run)
     out = subprocess.run(
         [sys.executable, "-m", "testbed", "kubeconfig"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
