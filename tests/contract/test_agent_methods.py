@@ -12,7 +12,7 @@ import pytest
 
 from berth.effects.hypervisor import Libvirt
 from tests.contract import pods
-from tests.contract.two_nodes import CALM, PEER_PORT, Side, Two, two_nodes
+from tests.contract.two_nodes import CALM, COUNT, PEER_PORT, Side, Two, two_nodes
 
 CAP = 12 << 20
 """Bytes a second: rounds take seconds, so that it matters how they are sent."""
@@ -36,12 +36,13 @@ def told(side: Side, uid: str) -> list[dict[str, Any]]:
     return [r["migration"] for r in reports if r["uid"] == uid and r["migration"]]
 
 
+@pytest.mark.timeout(330)  # on an idle machine, a guest that is slowed down changes its memory fast for long
 @pytest.mark.parametrize(
     ("kind", "load", "cpus"),
     [("precopy", "", 0), ("auto-converge", "dirty 24576 30000", 0), ("multifd", "", 4)],
 )
 async def test_it_is_chosen_foretold_and_moves_the_guest(two: Two, kind: str, load: str, cpus: int) -> None:
-    uid = await two.start(CALM, load=load)
+    uid = await two.start(COUNT if load else CALM, load=load)  # only a busy guest is slowed down
     await with_cpus(two.a, cpus)
     source, _ = await two.listening(bytes_per_second=CAP)
     source = source.model_copy(update={"leaving": source.outgoing})
@@ -62,9 +63,9 @@ async def test_it_is_chosen_foretold_and_moves_the_guest(two: Two, kind: str, lo
     sending = [said for said in told(two.a, uid) if said["state"] == "Sending"]
     print(f"pause {arrived['pauseMs']} ms; {sending[-1]}")
     assert all(said["method"].startswith(f"{kind}: ") for said in sending if said["method"])
-    slowed = [said["throttle"] for said in sending if said["throttle"]]
+    slowed = [said for said in sending if said["throttle"]]  # not the last of all: when all is sent QEMU says 0 again
     assert bool(slowed) is (kind == "auto-converge"), slowed
-    assert not slowed or f"slowed down by {slowed[-1]} % now" in sending[-1]["method"]
+    assert all(f"slowed down by {said['throttle']} % now" in said["method"] for said in slowed), slowed
 
 
 async def test_without_a_survey_it_goes_all_the_same(two: Two) -> None:
