@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from testbed import files
 from testbed.binaries import catalog
 from testbed.cluster import cgroups, layout
 from testbed.kube import Json, wait
@@ -36,7 +37,8 @@ def test_pods_run_inside_the_testbeds_cgroup(space: Space) -> None:
     space.start(pod("one", node))
     uid = space.get("one")["metadata"]["uid"]
     name = f"{layout.cgroup(space.bed.settings)}/{node}"
-    found = [pid for pid in cgroups.processes(name) if f"pod{uid}" in Path(f"/proc/{pid}/cgroup").read_text()]
+    own = {pid: files.read(Path(f"/proc/{pid}/cgroup")) or "" for pid in cgroups.processes(name)}  # some have ended
+    found = [pid for pid, text in own.items() if f"pod{uid}" in text]
     assert len(found) == 2, "the sandbox's process and the container's"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import time
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -38,6 +39,8 @@ from berth.effects.segment_devices import NodeSegments
 from berth.errors import HostFault, InvalidSpec
 
 _GIVEN = "berth: "
+OPEN_SECONDS = 1.0
+OPEN_POLL = 0.002
 _GATEWAY_MAC = bytes.fromhex(wiring.GATEWAY_MAC.replace(":", ""))
 
 
@@ -112,16 +115,21 @@ class _Visit:
                 for change in changes:
                     self._apply(links, change, rules)
                     self._site.changed(change)
+                if self._tells(changes) and self._nic.kind is NicKind.SEGMENT:
+                    _wait_until_open(links, other.name)
                 routes6 = self.want.gateway(6) is not None and _has_ipv6(links)
         except NetlinkError as error:
             raise HostFault(f"interface {self._nic.name}: {error}", reason="NetworkFailed") from error
         self._shape()
-        if not self._silent and any(
-            isinstance(c, wiring.LinkUp | wiring.SetLink) and c.name == other.name for c in changes
-        ):
+        if self._tells(changes):
             announce.send(other.name, announce.build(self.want.mac, [one.ip for one in self.want.guest]))
             self._site.changed(wiring.Announce(other.name))
         return tap.index, mtu, routes6
+
+    def _tells(self, changes: list[wiring.Change]) -> bool:
+        """Whether the segment is to hear where the guest is."""
+        changed = [c for c in changes if isinstance(c, wiring.LinkUp | wiring.SetLink)]
+        return not self._silent and any(change.name == self.want.other for change in changed)
 
     def _quiet(self, links: Routes, changes: list[wiring.Change], other: Device, *, fresh: bool) -> list[wiring.Change]:
         """A CNI plugin's interface is up already when the tap comes; one that was announced since stays up."""
@@ -189,6 +197,14 @@ class _Visit:
         for name, limit in ((self.want.tap, self._nic.inbound), (self.want.other, self._nic.outbound)):
             if shaping.shape(name, limit):
                 self._site.changed(wiring.SetLimit(name, limit))
+
+
+def _wait_until_open(links: Links, name: str) -> None:
+    """The kernel opens the port at this device's other end in a worker of its own (net/core/link_watch.c), which waits
+    for the lock of all network devices: what is said before is lost."""
+    deadline = time.monotonic() + OPEN_SECONDS
+    while not links.devices()[name].running and time.monotonic() < deadline:
+        time.sleep(OPEN_POLL)
 
 
 def _given(links: Links, other: Device) -> tuple[joined.Interface, ...]:

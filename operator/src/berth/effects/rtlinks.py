@@ -20,15 +20,18 @@ from berth.effects.rtwords import (
     IFA_ADDRESS,
     IFA_LOCAL,
     IFADDR,
+    IFF_UP,
     IFINFO,
     IFLA_ADDRESS,
     IFLA_IFNAME,
     IFLA_MTU,
     IFLA_NET_NS_FD,
+    IFLA_OPERSTATE,
     NDA_DST,
     NDA_LLADDR,
     NEWLINK,
     NEWNEIGH,
+    OPERSTATE_UP,
     REPLACE,
     attribute,
     attributes,
@@ -62,6 +65,7 @@ class Device:
     mac: str
     mtu: int
     up: bool
+    running: bool = False  # the kernel has told all that depend on it, such as a bridge, that it is up
     master: int = 0
     peer: int = 0  # of a veth: the other end's index, in its own namespace
     kind: str = ""
@@ -184,7 +188,8 @@ def _device(body: bytes) -> Device:
         name=text_of(have[IFLA_IFNAME]),
         mac=colons(have.get(IFLA_ADDRESS, b"")),
         mtu=_number(have, IFLA_MTU),
-        up=bool(flags & 1),
+        up=bool(flags & IFF_UP),
+        running=_number(have, IFLA_OPERSTATE) == OPERSTATE_UP,
         master=_number(have, _IFLA_MASTER),
         peer=_number(have, _IFLA_LINK),
         kind=text_of(info.get(_INFO_KIND, b"")),

@@ -14,6 +14,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_NET_NS_FD = 1, 3, 4, 28
 IFA_ADDRESS, IFA_LOCAL, NDA_DST, NDA_LLADDR = 1, 2, 1, 2
 TCA_KIND, TCA_OPTIONS, TC_ROOT = 1, 2, 0xFFFFFFFF
 IFF_UP: Final = 1
+IFLA_OPERSTATE, OPERSTATE_UP = 16, 6
 IFINFO: Final = struct.Struct("=BxHiII")  # family, type, index, flags, which flags change
 IFADDR: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 IFA_NO_DETECTION: Final = 0x02
