@@ -7,7 +7,7 @@ import pytest
 from berth.api.kept import Consistency, RevertOrder, SnapshotOrder, SnapshotReport, SnapshotState, StateOrder
 from berth.api.order import DiskKind, DiskOrder, GuestState, Order, OrderPower, Report
 from berth.errors import HostFault
-from berth.plan import saving
+from berth.plan import reverting
 from tests.scenario.agent_scene import Scene, play
 from tests.unit.agent.orders import order, pod, uid
 
@@ -369,7 +369,7 @@ def test_one_that_is_not_there_or_not_what_was_taken_stops_the_start_and_changes
         assert not scene.volume.reverting
         assert "put_back" not in scene.log
         scene.volume.spoiled = set()
-        await scene.until(scene.runs, seconds=saving.RESTORE_AGAIN + 10)
+        await scene.until(scene.runs, seconds=reverting.RESTORE_AGAIN + 10)
 
     play(story)
 

@@ -48,6 +48,12 @@ async def copied(
     await world.run(ports(world).backups.check, uid)
 
 
+async def end(world: World, uid: str) -> None:
+    """Of copies that an agent, this one or one before it, has libvirt make; nothing where none can be made."""
+    if world.snapshots is not None:
+        await world.run(world.snapshots.backups.abort, uid)
+
+
 def targets(
     kept: Sequence[SnapshotDisk], written: Iterable[Copied], files: MediaFiles, what: str
 ) -> list[tuple[SnapshotDisk, DiskFile]]:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, assert_never
 
-from berth.agent import saving
+from berth.agent import copies, saving
 from berth.agent.copies import ports
 from berth.agent.machines import Machine
 from berth.agent.saving import Savings
@@ -49,8 +49,7 @@ class Keeping:
             case steps.AbortSave():
                 await self._savings.abort(machine)
             case steps.ScrapState(order=order):
-                if world.snapshots is not None:  # an agent before this one may have had the disks copied
-                    await run(world.snapshots.backups.abort, machine.uid)
+                await copies.end(world, machine.uid)
                 await run(saving.states_of(world).scrap, machine.uid, _berth(machine, order), saving.state_of(order))
             case steps.BeginRestore(order=order):
                 where = (_berth(machine, order), guest_uid(machine), _prepared(machine, order))

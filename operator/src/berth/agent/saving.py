@@ -27,7 +27,7 @@ from berth.effects.ports_saving import KeptStates, States
 from berth.errors import BerthError, HostFault
 from berth.plan.gathered import Saving
 from berth.plan.report import SaveFailure
-from berth.plan.saving import RESTORE_AGAIN
+from berth.plan.reverting import RESTORE_AGAIN
 
 SAVE_AGAIN: Final = 300.0
 """A save that failed is tried again so late, or when it is asked for anew: each attempt stops the guest."""
@@ -211,8 +211,7 @@ class Savings:
     async def _end_jobs(self, work: _Work) -> None:
         """Whatever libvirt writes of this guest, be it memory or disks."""
         await self._world.run(self._world.hypervisor.abort_migration, work.uid)
-        if self._world.snapshots is not None:
-            await self._world.run(self._world.snapshots.backups.abort, work.uid)
+        await copies.end(self._world, work.uid)
 
     async def _stop(self, work: _Work) -> None:
         try:

@@ -6,7 +6,7 @@ its own kind; machines and pods are cache.py's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Final, Generic, Protocol, TypeVar
 
 from berth.plan.world import Object
@@ -70,3 +70,41 @@ class Known(Generic[T]):
 
     def versions(self) -> dict[Key, int]:
         return {key: version for key, (version, _, _) in self._known.items()}
+
+
+class Indexed(Known[T]):
+    """Found by the machines that they have to do with, too: each of a machine's reconciles asks. ``by`` tells what one
+    is to be found by."""
+
+    def __init__(self, read: Callable[[Object], T], by: Callable[[T], Iterable[Hashable]]) -> None:
+        super().__init__(read)
+        self._by = by
+        self._index: dict[Hashable, set[Key]] = {}
+
+    def see(self, obj: Object) -> T | None:
+        meta = obj["metadata"]
+        before = self.get((meta["namespace"], meta["name"]))
+        found = super().see(obj)
+        if found is not None:
+            self._let_go(before)
+            for what in self._by(found):
+                self._index.setdefault(what, set()).add(found.key)
+        return found
+
+    def lose(self, key: Key, uid: str | None = None) -> T | None:
+        lost = super().lose(key, uid)
+        self._let_go(lost)
+        return lost
+
+    def found_by(self, what: Hashable) -> list[T]:
+        """In no order."""
+        return [found for key in self._index.get(what, ()) if (found := self.get(key)) is not None]
+
+    def _let_go(self, known: T | None) -> None:
+        if known is None:
+            return
+        for what in self._by(known):
+            keys = self._index.get(what, set())
+            keys.discard(known.key)
+            if not keys:
+                self._index.pop(what, None)

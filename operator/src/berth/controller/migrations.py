@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from berth.controller.known import Known
+from berth.controller.known import Indexed
 from berth.effects.ports_cluster import ClusterPort, Conflict, NotFound
 from berth.plan import migration_status as saying
 from berth.plan import moves, moving_on
@@ -24,19 +24,19 @@ PROGRESS_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Migrations(Known[Move]):
+class Migrations(Indexed[Move]):
     """The Migrations as they were last seen."""
 
     def __init__(self) -> None:
-        super().__init__(moves.read)
+        super().__init__(moves.read, lambda move: (move.of,))
 
     def of(self, machine: Key) -> list[Move]:
         """A machine's Migrations that are not finished, who goes first first."""
-        mine = [move for move in self.all() if move.of == machine and not move.finished]
+        mine = [move for move in self.found_by(machine) if not move.finished]
         return sorted(mine, key=lambda move: (not move.underway, move.order))
 
     def surplus(self, machine: Key) -> list[Move]:
-        return moves.surplus(move for move in self.all() if move.of == machine)
+        return moves.surplus(self.found_by(machine))
 
     def underway(self, machine: Key) -> Move | None:
         return next((move for move in self.of(machine) if move.underway), None)

@@ -15,7 +15,7 @@ from typing import Final
 from berth.api.network import Lease
 from berth.api.order import SegmentMember
 from berth.controller.cache import Cache
-from berth.controller.known import Known
+from berth.controller.known import Indexed
 from berth.effects.ports_cluster import AgentPort, ClusterPort, Conflict, NotFound
 from berth.errors import AgentDown, Refused
 from berth.plan import networks, segment, segment_plan
@@ -23,49 +23,23 @@ from berth.plan.networks import WriteLeases
 from berth.plan.segment import Segment, SegmentKey
 from berth.plan.segment_plan import Neighbourhood, Place, SendMembers, SetFinalizers, WriteStatus
 from berth.plan.status import merge_patch
-from berth.plan.world import Object
 
 RETRY_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Networks(Known[Segment]):
+class Networks(Indexed[Segment]):
     """The Networks as they were last seen."""
 
     def __init__(self) -> None:
-        super().__init__(segment.read)
-        self._holders: dict[str, set[SegmentKey]] = {}  # a machine's uid → where it has leases
-
-    def see(self, obj: Object) -> Segment | None:
-        meta = obj["metadata"]
-        before = self.get((meta["namespace"], meta["name"]))
-        found = super().see(obj)
-        if found is not None:
-            self._let_go(before)
-            for lease in found.leases:
-                self._holders.setdefault(lease.uid, set()).add(found.key)
-        return found
-
-    def lose(self, key: SegmentKey, uid: str | None = None) -> Segment | None:
-        lost = super().lose(key, uid)
-        self._let_go(lost)
-        return lost
-
-    def _let_go(self, known: Segment | None) -> None:
-        if known is None:
-            return
-        for lease in known.leases:
-            keys = self._holders.get(lease.uid, set())
-            keys.discard(known.key)
-            if not keys:
-                self._holders.pop(lease.uid, None)
+        super().__init__(segment.read, lambda found: {lease.uid for lease in found.leases})
 
     def views(self, keys: Iterable[SegmentKey]) -> dict[SegmentKey, Segment]:
         return {key: known[1] for key in keys if (known := self._known.get(key)) is not None}
 
     def held_by(self, uid: str) -> set[SegmentKey]:
         """Where a machine has leases."""
-        return set(self._holders.get(uid, ()))
+        return {found.key for found in self.found_by(uid)}
 
 
 Leased = Callable[[SegmentKey, bool], None]

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from berth.api.snapshot import FINALIZER, SnapshotPhase
-from berth.controller.known import Key, Known
+from berth.controller.known import Indexed, Key
 from berth.effects.ports_cluster import ClusterPort, Conflict, NotFound
 from berth.plan import snap_status as saying
 from berth.plan import snaps, taking
@@ -27,15 +27,15 @@ PROGRESS_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Snapshots(Known[Snap]):
+class Snapshots(Indexed[Snap]):
     """The Snapshots as they were last seen."""
 
     def __init__(self) -> None:
-        super().__init__(snaps.read)
+        super().__init__(snaps.read, lambda snap: (snap.of,))
 
     def of(self, machine: Key) -> tuple[Snap, ...]:
         """All of a machine's, who comes first first."""
-        return tuple(sorted((snap for snap in self.all() if snap.of == machine), key=lambda snap: snap.order))
+        return tuple(sorted(self.found_by(machine), key=lambda snap: snap.order))
 
 
 class Speaker:

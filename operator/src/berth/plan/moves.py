@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from berth.api import crd, validate
+from berth.api import crd
 from berth.api.duration import to_ms
 from berth.api.migration import FINISHED, OWN, MigrationPhase, MigrationSpec, MigrationStatus, Priority
 from berth.api.virtualmachine import Condition
@@ -108,12 +106,7 @@ class Move:
 
 def read(obj: Object) -> Move:
     meta, given = obj["metadata"], obj.get("spec") or {}
-    spec: MigrationSpec | None = None
-    problem = ""
-    try:
-        spec = MigrationSpec.model_validate(given)
-    except ValidationError as error:
-        problem = "; ".join(map(str, validate.told(error, "spec", kind=crd.MIGRATION)[:5]))
+    spec, problem = stored.spec(MigrationSpec, given, crd.MIGRATION)
     return Move(
         namespace=meta["namespace"],
         name=meta["name"],

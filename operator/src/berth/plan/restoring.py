@@ -53,7 +53,7 @@ def _begins_with(machine: Machine) -> tuple[str, str]:
 def too_old(agent: Agent | None) -> str:
     """Why this agent cannot restore anything; empty when it can, or nobody knows. One of an earlier version would boot
     what is to be restored: it gets no such order."""
-    if agent is None or not agent.connected or agent.facts is None or agent.facts.states:
+    if agent is None or not agent.lacks("states"):
         return ""
     return f"The agent of node {agent.node} cannot save and restore machines. Next: upgrade the agents."
 

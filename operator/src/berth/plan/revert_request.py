@@ -129,7 +129,7 @@ def order(pod: Pod) -> RevertOrder | None:
 
 def too_old(agent: Agent | None) -> str:
     """Why this agent knows no snapshots; empty when it does, or nobody knows. It would boot what is to be reverted."""
-    if agent is None or not agent.connected or agent.facts is None or agent.facts.snapshots:
+    if agent is None or not agent.lacks("snapshots"):
         return ""
     return f"The agent of node {agent.node} cannot take snapshots nor go back to them. Next: upgrade the agents."
 

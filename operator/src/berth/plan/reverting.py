@@ -26,8 +26,8 @@ from berth.plan.gathered import Gathered, Saving
 from berth.plan.steps import Awaited, Step
 
 LOOK_AGAIN: Final = 5.0
-REVERT_AGAIN: Final = 30.0
-"""A revert that failed is tried again so late: only a changed volume or node can help."""
+RESTORE_AGAIN: Final = 30.0
+"""A revert, or a restore, that failed is tried again so late: only a changed volume or node can help."""
 
 
 def pending(g: Gathered, order: Order) -> RevertOrder | None:
@@ -60,7 +60,7 @@ def before_start(g: Gathered, order: Order, state: StateOrder) -> tuple[Step, ..
         text += " whether spec.savedState is the volume that it was taken to; revert to another snapshot"
         return (steps.CannotRun("SnapshotMissing", text),)
     if g.restore_failure is not None:
-        again = steps.WaitFor(Awaited.STATE, REVERT_AGAIN, "it is reverted again in a while")
+        again = steps.WaitFor(Awaited.STATE, RESTORE_AGAIN, "it is reverted again in a while")
         return (steps.CannotRun(*g.restore_failure), again)
     return None
 

@@ -23,11 +23,10 @@ from berth.domain.observed import DomainState, Guest, KeptStates
 from berth.plan import gathered, reverting, steps
 from berth.plan.fate import SAVED
 from berth.plan.gathered import Gathered, Saving
+from berth.plan.reverting import RESTORE_AGAIN
 from berth.plan.steps import Awaited, Step
 
 LOOK_AGAIN: Final = 5.0
-RESTORE_AGAIN: Final = 30.0
-"""A restore that failed is tried again so late: only a changed volume or node can help."""
 _STANDING: Final = (DomainState.RUNNING, DomainState.PAUSED)
 
 

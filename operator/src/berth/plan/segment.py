@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from berth.api import crd, validate
+from berth.api import crd
 from berth.api.network import Lease, NetworkSpec, NetworkStatus
 from berth.plan import stored
 
@@ -53,12 +53,7 @@ class Segment:
 
 def read(obj: Object) -> Segment:
     meta, status = obj["metadata"], _read_status(obj.get("status"))
-    spec: NetworkSpec | None = None
-    problem = ""
-    try:
-        spec = NetworkSpec.model_validate(obj.get("spec") or {})
-    except ValidationError as error:
-        problem = "; ".join(map(str, validate.told(error, "spec", kind=crd.NETWORK)[:5]))
+    spec, problem = stored.spec(NetworkSpec, obj.get("spec") or {}, crd.NETWORK)
     return Segment(
         namespace=meta["namespace"],
         name=meta["name"],

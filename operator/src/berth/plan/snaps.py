@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from berth.api import crd, validate
+from berth.api import crd
 from berth.api.duration import to_ms
 from berth.api.snapshot import FINALIZER, SnapshotPhase, SnapshotSpec, SnapshotStatus
 from berth.plan import stored
@@ -90,12 +88,7 @@ class Snap:
 
 def read(obj: Object) -> Snap:
     meta, given = obj["metadata"], obj.get("spec") or {}
-    spec: SnapshotSpec | None = None
-    problem = ""
-    try:
-        spec = SnapshotSpec.model_validate(given)
-    except ValidationError as error:
-        problem = "; ".join(map(str, validate.told(error, "spec", kind=crd.SNAPSHOT)[:5]))
+    spec, problem = stored.spec(SnapshotSpec, given, crd.SNAPSHOT)
     return Snap(
         namespace=meta["namespace"],
         name=meta["name"],

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from berth.api import validate
+from berth.api import crd
 from berth.api.base import API_VERSION, GROUP
 from berth.api.order import Emulation, NodeFacts, Report
 from berth.api.virtualmachine import KIND, Power, VirtualMachineSpec, VirtualMachineStatus
@@ -109,11 +109,8 @@ def read_machine(obj: Object) -> Machine:
 
 
 def read_spec(spec: Object) -> tuple[VirtualMachineSpec | None, str]:
-    """The spec, or None and a sentence that names path, rule and given value."""
-    try:
-        return VirtualMachineSpec.model_validate(spec), ""
-    except ValidationError as error:
-        return None, "; ".join(map(str, validate.told(error, "spec")[:5]))
+    """The spec, or None and sentences that name path, rule and given value."""
+    return stored.spec(VirtualMachineSpec, spec, crd.VIRTUAL_MACHINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +281,10 @@ class Agent:
     sent: str | None = None  # digest of the Order that this connection's agent accepted last
     refusal: Refusal | None = None  # its answer to the last Order, when it was no
     address: str = ""  # where its node is reached
+
+    def lacks(self, ability: Literal["states", "snapshots"]) -> bool:
+        """Whether it has told that it cannot do that: it is of an earlier version."""
+        return self.connected and self.facts is not None and not getattr(self.facts, ability)
 
 
 @dataclass(frozen=True, slots=True)
