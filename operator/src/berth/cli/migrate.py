@@ -18,10 +18,10 @@ from berth.api.migration import FINISHED, KIND, OWN, MigrationPhase
 from berth.api.quantity import from_bytes
 from berth.cli import screen
 from berth.cli.cluster import Cluster, connect
+from berth.cli.following import LOOK_EVERY
 from berth.cli.options import Context, Kubeconfig, Name, Namespace
 
 Json = dict[str, Any]
-LOOK_EVERY: Final = 0.3
 MIB: Final = 1024 * 1024
 To = Annotated[str | None, typer.Option("--to", help="The node. Default: where the scheduler finds the best place.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show how it goes until it is over.")]

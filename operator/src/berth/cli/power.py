@@ -5,24 +5,22 @@ Nothing here talks to a node: the controller does what the spec says, also when 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from berth.api.virtualmachine import Phase, Power
 from berth.cli import screen
 from berth.cli.cluster import Cluster, connect
+from berth.cli.following import Look, follow
 from berth.cli.options import Context, Kubeconfig, Name, Namespace, Timeout, Wait
 from berth.plan.world import RESTARTED_AT
 
 Json = dict[str, Any]
-LOOK_EVERY: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,22 +143,15 @@ def _follow(cluster: Cluster, name: str, goal: Goal, wait: bool, timeout: float)
     if not wait:
         screen.out.print(f"{name}: asked for; `berth why {name}` tells how it goes, --wait waits")
         return
-    began, shown = time.monotonic(), ("", "")
-    while True:
+
+    def look() -> Look:
         vm = cluster.machine(name)
         done = goal.reached(vm)
-        now = (str((vm.get("status") or {}).get("phase", "")), "" if done else _trouble(vm))
-        if now != shown:
-            line = Text(f"{time.monotonic() - began:6.1f} s  ") + screen.coloured(now[0])
-            screen.out.print(line + Text(f"  {now[1]}" if now[1] else ""))
-            shown = now
-        if done:
-            return
-        if goal.hopeless(vm):
-            screen.fail(f"{name} cannot be {goal.words}: {_message(vm)}")
-        if time.monotonic() - began > timeout:
-            screen.fail(f"{name} is not {goal.words} within {timeout:.0f} s; see `berth why {name}`", 2)
-        time.sleep(LOOK_EVERY)
+        hopeless = f"{name} cannot be {goal.words}: {_message(vm)}" if goal.hopeless(vm) else ""
+        phase = str((vm.get("status") or {}).get("phase", ""))
+        return Look(phase, "" if done else _trouble(vm), done, hopeless)
+
+    follow(look, timeout, f"{name} is not {goal.words} within {timeout:.0f} s; see `berth why {name}`")
 
 
 def _running_after(before: Json | None) -> Goal:

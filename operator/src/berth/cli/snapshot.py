@@ -5,7 +5,6 @@ Nothing here takes anything: the controller does what the objects say, also when
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -16,12 +15,12 @@ from berth.api.base import API_VERSION
 from berth.api.snapshot import KIND, SnapshotPhase
 from berth.cli import screen
 from berth.cli.cluster import Cluster, connect
+from berth.cli.following import Look, follow
 from berth.cli.listing import age, columns
 from berth.cli.options import Context, Kubeconfig, Name, Namespace, Timeout, Wait
 from berth.plan.world import REVERT
 
 Json = dict[str, Any]
-LOOK_EVERY: Final = 0.3
 HEADS: Final = ("NAME", "VM", "STATUS", "MEMORY", "SIZE", "TAKEN", "AGE", "MESSAGE")
 Called = Annotated[str | None, typer.Argument(help="The Snapshot's name. Default: the machine's and the time.")]
 Of = Annotated[str | None, typer.Argument(help="Those of this machine alone.")]
@@ -114,21 +113,16 @@ def _row(snap: Json, now: datetime) -> list[Text]:
 
 
 def _follow(cluster: Cluster, name: str, timeout: float) -> None:
-    """Each new phase and trouble on a line, until it is taken or refused."""
-    began, shown = time.monotonic(), ("", "")
-    while True:
+    """Until it is taken or refused."""
+
+    def look() -> Look:
         snap = cluster.snapshot(name)
-        status = snap.get("status") or {}
-        now = (phase(snap).value, told(snap))
-        if now != shown:
-            line = Text(f"{time.monotonic() - began:6.1f} s  ") + screen.coloured(now[0])
-            screen.out.print(line + Text(f"  {now[1]}" if now[1] else ""))
-            shown = now
-        if phase(snap) is SnapshotPhase.READY:
-            return
-        if phase(snap) is SnapshotPhase.FAILED:
-            screen.fail(f"Snapshot {name} was not taken ({status.get('reason', '')}): {status.get('message', '')}")
-        _look_later(began, timeout, f"Snapshot {name} is not taken within {timeout:.0f} s; see `kubectl get vmsnap`")
+        status, where = snap.get("status") or {}, phase(snap)
+        refused = f"Snapshot {name} was not taken ({status.get('reason', '')}): {status.get('message', '')}"
+        done, failed = where is SnapshotPhase.READY, where is SnapshotPhase.FAILED
+        return Look(where.value, told(snap), done, refused if failed else "")
+
+    follow(look, timeout, f"Snapshot {name} is not taken within {timeout:.0f} s; see `kubectl get vmsnap`")
 
 
 def told(snap: Json) -> str:
@@ -142,23 +136,11 @@ def told(snap: Json) -> str:
 
 
 def _await_revert(cluster: Cluster, name: str, request: str, timeout: float) -> None:
-    began, shown = time.monotonic(), ("", "")
-    while True:
+    def look() -> Look:
         status = cluster.machine(name).get("status") or {}
-        told: Json = next((c for c in status.get("conditions") or () if c["type"] == "Reverted"), {})
+        said: Json = next((c for c in status.get("conditions") or () if c["type"] == "Reverted"), {})
         revert = status.get("revert") or {}
         done = bool(revert.get("request") == request and revert.get("done"))
-        now = (str(status.get("phase", "")), "" if done else str(told.get("message", "")))
-        if now != shown:
-            line = Text(f"{time.monotonic() - began:6.1f} s  ") + screen.coloured(now[0])
-            screen.out.print(line + Text(f"  {now[1]}" if now[1] else ""))
-            shown = now
-        if done:
-            return
-        _look_later(began, timeout, f"{name} has not gone back within {timeout:.0f} s; see `berth why {name}`")
+        return Look(str(status.get("phase", "")), "" if done else str(said.get("message", "")), done)
 
-
-def _look_later(began: float, timeout: float, message: str) -> None:
-    if time.monotonic() - began > timeout:
-        screen.fail(message, 2)
-    time.sleep(LOOK_EVERY)
+    follow(look, timeout, f"{name} has not gone back within {timeout:.0f} s; see `berth why {name}`")

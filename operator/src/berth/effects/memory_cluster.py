@@ -55,8 +55,7 @@ class MemoryCluster:
         if version is not None and obj["metadata"]["resourceVersion"] != version:
             raise Conflict(409, "the machine has changed")
         self.writes.append("status")
-        status = {**obj.get("status", {}), **copy.deepcopy(patch)}
-        obj["status"] = {key: value for key, value in status.items() if value is not None}
+        _merge_status(obj, patch)
         return self._machine_changed(obj)
 
     async def create_pod(self, manifest: Object) -> Object:
@@ -153,8 +152,7 @@ class MemoryCluster:
     async def write_network_status(self, network: Segment, patch: Object) -> Object:
         obj = self._network(network)
         self.writes.append("network status")
-        status = {**obj.get("status", {}), **copy.deepcopy(patch)}
-        obj["status"] = {key: value for key, value in status.items() if value is not None}
+        _merge_status(obj, patch)
         return self._network_changed(obj)
 
     def _network(self, network: Segment) -> Object:
@@ -177,8 +175,7 @@ class MemoryCluster:
         if obj["metadata"]["resourceVersion"] != move.version:
             raise Conflict(409, "the migration has changed")
         self.writes.append("migration status")
-        status = {**obj.get("status", {}), **copy.deepcopy(patch)}
-        obj["status"] = {key: value for key, value in status.items() if value is not None}
+        _merge_status(obj, patch)
         return self._migration_changed(obj)
 
     def _migration_changed(self, obj: Object) -> Object:
@@ -195,8 +192,7 @@ class MemoryCluster:
     async def write_snapshot_status(self, snap: Snap, patch: Object) -> Object:
         obj = self._snapshot(snap)
         self.writes.append("snapshot status")
-        status = {**obj.get("status", {}), **copy.deepcopy(patch)}
-        obj["status"] = {key: value for key, value in status.items() if value is not None}
+        _merge_status(obj, patch)
         return self._snapshot_changed(obj)
 
     def _snapshot(self, snap: Snap) -> Object:
@@ -345,3 +341,9 @@ class MemoryCluster:
     def _stamp(self, obj: Object) -> None:
         self._version += 1
         obj["metadata"]["resourceVersion"] = str(self._version)
+
+
+def _merge_status(obj: Object, patch: Object) -> None:
+    """As a merge patch: null takes a field away."""
+    status = {**obj.get("status", {}), **copy.deepcopy(patch)}
+    obj["status"] = {key: value for key, value in status.items() if value is not None}
